@@ -1,0 +1,61 @@
+"""The errors a user can cause or meet: each says what is wrong, what is allowed and what to do next."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ConfigError", "ImageError", "SohesError", "StoreError", "UsageError", "WeightsError", "nearest"]
+
+
+class SohesError(Exception):
+    """A run that failed for a reason the user can act on; the command exits with `exit_code`.
+
+    Args:
+        message: what is wrong, with the offending value, file or flag.
+        hint: what to do about it, one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[type[SohesError], tuple[str, str]]:
+        return type(self), (self.message, self.hint)  # exceptions cross process borders with their hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class UsageError(SohesError):
+    """Wrong usage: a flag, an argument or a setting that cannot be right whatever the data."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A setting with an unknown name, a wrong type or a value out of range."""
+
+
+class ImageError(SohesError):
+    """A file that cannot be read as an image."""
+
+
+class WeightsError(SohesError):
+    """A weights file that is missing, corrupt or made for another model."""
+
+
+class StoreError(SohesError):
+    """A label folder or record that cannot be read, or that belongs to another run."""
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the closest allowed name, or an empty string if none is close."""
+    close = get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]!r}?" if close else ""
