@@ -1,0 +1,1 @@
+"""The label store: one JSON record an image, a manifest beside them, and their export to COCO."""
