@@ -1,0 +1,34 @@
+# list the recipes
+default:
+    @just --list
+
+# a virtual environment with the package and its tests
+setup:
+    python3 -m venv .venv
+    .venv/bin/pip install -e '.[test]'
+
+# format the code
+fmt:
+    ruff format .
+    ruff check --fix .
+
+# style and common mistakes
+lint:
+    ruff format --check .
+    ruff check .
+
+# static types, strict, both packages
+types:
+    mypy
+
+# the test suite
+test *ARGS:
+    pytest {{ARGS}}
+
+# merging against the reference, and seconds an image by step
+bench:
+    python benchmarks/region_merging.py
+    python benchmarks/explore.py
+
+# everything that a change must pass
+check: lint types test
