@@ -6,11 +6,13 @@ R regions, E edges, T thresholds. H comes before W; (x, y) only in names that en
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from sohes_cli.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Annotation", "Forest", "LabelRecord", "Rle"]
 
@@ -67,7 +69,7 @@ class Forest:
         children = self.children
         while todo:
             reached += 1
-            todo = todo[1:] + children[todo[0]]
+            todo.extend(children[todo.pop()])
         if reached != n:
             raise ValueError("parents form a cycle")
 
@@ -107,6 +109,9 @@ class LabelRecord:
         height: rows of the image after its EXIF rotation.
         width: columns of the image after its EXIF rotation.
         annotations: the masks, best score first; ids and parents refer to this record alone.
+
+    Raises:
+        StoreError: if an id occurs twice, a parent is missing, parents form a cycle, or a mask has another size than the image.
     """
 
     file_name: str
@@ -126,6 +131,10 @@ class LabelRecord:
                     f"The record of {self.file_name}: annotation {a.id} has a mask of {a.segmentation['size']}, "
                     f"the image is {[self.height, self.width]}."
                 )
+        try:
+            self.forest  # noqa: B018 - made for its check
+        except ValueError as error:
+            raise StoreError(f"The record of {self.file_name}: {error}.") from error
 
     @property
     def forest(self) -> Forest:
@@ -170,16 +179,18 @@ class LabelRecord:
                 width=int(image["width"]),
                 annotations=tuple(_annotation(a) for a in annotations),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise StoreError(f"{source} is not a label record: {error!r}.", "Delete it and run `sohes explore` again to rewrite it.") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise StoreError(
+                f"{source} is not a label record: {error!r}.", "Delete it and run `sohes explore` again to rewrite it."
+            ) from error
 
 
 def _annotation(data: Mapping[str, Any]) -> Annotation:
-    size: Sequence[int] = data["segmentation"]["size"]
+    height, width = data["segmentation"]["size"]
     x, y, w, h = data["bbox"]
     return Annotation(
         id=int(data["id"]),
-        segmentation={"size": [int(size[0]), int(size[1])], "counts": str(data["segmentation"]["counts"])},
+        segmentation={"size": [int(height), int(width)], "counts": str(data["segmentation"]["counts"])},
         area=int(data["area"]),
         bbox_xywh=(int(x), int(y), int(w), int(h)),
         score=float(data["score"]),

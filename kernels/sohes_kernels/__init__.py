@@ -1,0 +1,18 @@
+"""The compute-heavy operations of SOHES, an op a folder: contract and dispatch, readable reference, fast paths.
+
+Importing this package imports neither torch nor numba nor triton: each backend loads what it needs when it is called.
+"""
+
+from sohes_kernels.mask_intersection import mask_areas, mask_intersections, pack_masks, unpack_masks
+from sohes_kernels.region_merging import RegionMerging, grid_edges, merge_region_graph, merge_regions
+
+__all__ = [
+    "RegionMerging",
+    "grid_edges",
+    "mask_areas",
+    "mask_intersections",
+    "merge_region_graph",
+    "merge_regions",
+    "pack_masks",
+    "unpack_masks",
+]

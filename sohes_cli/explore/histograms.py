@@ -1,0 +1,42 @@
+"""Soft histograms of single pixels: a value is shared linearly by its two nearest bins, so small changes stay small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numba
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["soft_bins"]
+
+
+def soft_bins(values: NDArray[Any], low: float, high: float, bins: int) -> NDArray[np.float32]:
+    """Spread each value over its two nearest bins.
+
+    Args:
+        values: any shape, [...], taken as float32; clipped to low..high.
+        low: center of the first bin.
+        high: center of the last bin.
+        bins: number of bins, at least 2.
+
+    Returns:
+        Histograms of one value each, float32 [..., bins], sum 1.
+    """
+    flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
+    return _spread(flat, np.float32(low), np.float32(high), bins).reshape(*values.shape, bins)
+
+
+@numba.njit(cache=True, nogil=True)
+def _spread(values: NDArray[np.float32], low: np.float32, high: np.float32, bins: int) -> NDArray[np.float32]:
+    histograms = np.zeros((values.shape[0], bins), np.float32)
+    per_bin = np.float32((bins - 1) / (high - low))
+    for i in range(values.shape[0]):
+        position = (min(max(values[i], low), high) - low) * per_bin
+        lower = min(int(position), bins - 2)
+        share = np.float32(position - lower)
+        histograms[i, lower] = np.float32(1) - share
+        histograms[i, lower + 1] = share
+    return histograms

@@ -1,0 +1,91 @@
+"""Phase 1 for one photograph: pixels -> a record of masks and their forest, step by step as in the method.
+
+    features -> units -> merging -> pooling -> (re-clustering) -> (refinement) -> hierarchy -> record
+
+Source: Cao et al. 2024, section on self-exploration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pycocotools import mask as coco_mask
+
+from sohes_cli.explore.hierarchy import build_forest
+from sohes_cli.explore.pooling import MaskPool, pool_masks
+from sohes_cli.explore.reclustering import recluster
+from sohes_cli.explore.refinement import refine
+from sohes_cli.explore.segmentation import candidate_masks
+from sohes_cli.explore.timing import StepTimes
+from sohes_cli.structures import Annotation, Forest, LabelRecord, Rle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from sohes_cli.config import ExploreConfig
+    from sohes_cli.explore.features import Backbone
+    from sohes_cli.explore.images import Photograph
+
+__all__ = ["explore_photograph"]
+
+_SCORE_DIGITS = 6
+
+
+def explore_photograph(photo: Photograph, backbone: Backbone, config: ExploreConfig, times: StepTimes | None = None) -> LabelRecord:
+    """Find the masks of one photograph and their hierarchy.
+
+    Args:
+        photo: the photograph at working size.
+        backbone: the feature extractor.
+        config: all settings.
+        times: a clock to which the seconds of each step are added.
+
+    Returns:
+        The record, masks at the photograph's full size, best score first, ids from 1.
+    """
+    times = times or StepTimes()
+    candidates, units = candidate_masks(photo.pixels, backbone, config, config.features.image_size, times)
+    with times.step("pooling"):
+        pool = pool_masks(candidates, config.pooling)
+    if config.reclustering.enabled:
+        with times.step("re-clustering"):
+            local = recluster(pool, photo.pixels, config, lambda crop: _cut_crop(crop, backbone, config))
+            pool = pool_masks(local, config.pooling)
+    if config.refinement.method != "none":
+        with times.step("refinement"):
+            masks, survivors = refine(pool.masks, photo.pixels, config.refinement, units if config.units.kind == "superpixels" else None)
+            pool = pool_masks(MaskPool(masks, pool.scores[survivors]), config.pooling)
+    with times.step("hierarchy"):
+        forest = build_forest(pool.masks, config.hierarchy.cover)
+    with times.step("encoding"):
+        return _record(photo, pool, forest)
+
+
+def _cut_crop(crop: NDArray[np.uint8], backbone: Backbone, config: ExploreConfig) -> MaskPool:
+    """The distinct masks of one enlarged crop."""
+    candidates, _ = candidate_masks(crop, backbone, config, config.reclustering.crop_size, StepTimes())
+    return pool_masks(candidates, config.pooling)
+
+
+def _record(photo: Photograph, pool: MaskPool, forest: Forest) -> LabelRecord:
+    rles = pool.masks.encode(photo.height, photo.width)
+    levels = forest.levels
+    annotations = tuple(
+        Annotation(
+            id=i + 1,
+            segmentation=rle,
+            area=int(coco_mask.area(rle)),
+            bbox_xywh=_box_xywh(rle),
+            score=round(float(pool.scores[i]), _SCORE_DIGITS),
+            level=levels[i],
+            parent=None if forest.parents[i] < 0 else forest.parents[i] + 1,
+        )
+        for i, rle in enumerate(rles)
+    )
+    return LabelRecord(photo.name, photo.height, photo.width, annotations)
+
+
+def _box_xywh(rle: Rle) -> tuple[int, int, int, int]:
+    x, y, w, h = (int(v) for v in coco_mask.toBbox(rle))
+    return x, y, w, h
