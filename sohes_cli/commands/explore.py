@@ -1,0 +1,57 @@
+"""`sohes explore`: a folder of photographs -> a label folder (phase 1)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sohes_cli.explore.interruption import INTERRUPTED
+
+__all__ = ["explore"]
+
+
+def explore(
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Folder of photographs, searched with its sub-folders.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Label folder to write; an unfinished one is continued.")] = Path("labels"),
+    preset: Annotated[str, typer.Option(help="Settings to start from: default (no download) or paper (DINO ViT-B/8).")] = "default",
+    backbone: Annotated[
+        str | None,
+        typer.Option(help="Feature extractor: color-texture, or any timm ViT, such as vit_base_patch8_224.dino.", show_default=False),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights file of the ViT (.safetensors or .pth), or the word random.", show_default=False)
+    ] = None,
+    thresholds: Annotated[str | None, typer.Option(help="Merging thresholds, decreasing, such as 0.6,0.5,0.4.", show_default=False)] = None,
+    refine: Annotated[
+        str | None, typer.Option(help="Mask refinement: none, guided, superpixels, crf or cascadepsp.", show_default=False)
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="GROUP.NAME=VALUE", help="One setting; may be repeated.", show_default=False)
+    ] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each core.")] = 0,
+    device: Annotated[str, typer.Option(help="Device of a ViT: auto, cpu, cuda or cuda:N.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Find the masks of all photographs and which is part of which.
+
+    Example: sohes explore ./images --out labels/
+    """
+    from sohes_cli.config import explore_config
+    from sohes_cli.explore.session import explore_folder
+
+    flags: dict[str, Any] = {
+        "features.backbone": backbone,
+        "features.weights": weights,
+        "merging.thresholds": thresholds,
+        "refinement.method": refine,
+    }
+    given = {name: value for name, value in flags.items() if value is not None}
+    resolved = explore_config(preset, config, settings or (), given)
+    if not explore_folder(images, out, resolved, workers=workers, device=device, overwrite=overwrite, as_json=as_json):
+        raise typer.Exit(INTERRUPTED)
