@@ -40,15 +40,18 @@ for command in (samples, explore, view, export):
     app.command()(command)
 
 
-@app.callback()
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
-    show_traceback: Annotated[bool, typer.Option(_TRACEBACK, help="Show where an error arose, for a bug report.")] = False,
-) -> None:
-    del show_traceback  # read by `main`, which catches the error
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"sohes {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
+    show_traceback: Annotated[bool, typer.Option(_TRACEBACK, help="Show where an error arose, for a bug report.")] = False,
+) -> None:
+    del version, show_traceback  # the first is done by its callback, the second is for `main`, which catches the error
 
 
 class _Interruption(BaseException):

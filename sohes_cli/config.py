@@ -144,7 +144,8 @@ class PoolingConfig:
 
     Args:
         max_area: share of the image above which a candidate is dropped.
-        min_area_px: pixels (at working size) below which it is dropped; the paper's 4 patches of 8 pixels are 256.
+        min_area_px: pixels (at working size, in re-clustering those of the crop) below which it is dropped; the paper's
+            4 patches of 8 pixels are 256.
         nms_iou: of two masks this alike, the worse-scoring one is dropped.
         max_masks: at most this many an image, the best-scoring ones.
         area_exponent: score = survival x (share of the image) ^ area_exponent.

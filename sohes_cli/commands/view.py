@@ -21,7 +21,7 @@ def view(
     images: Annotated[Path | None, typer.Option("--images", help="Image folder, if not the manifest's.", show_default=False)] = None,
     max_masks: Annotated[int, typer.Option("--max-masks", min=1, help="Show this many masks an image, the best-scoring ones.")] = 60,
 ) -> None:
-    """Draw the labels of each image as an overlay and as a forest, or print those of one image as a tree.
+    """Draw the masks and forests of images, or print those of one.
 
     Example: sohes view labels/ --out view/
     """

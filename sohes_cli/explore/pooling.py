@@ -1,8 +1,9 @@
 """Step 3, pooling: candidates of all levels -> distinct masks, best first.
 
-A candidate is dropped when it covers nearly the whole image, is tiny, or is nearly the same as a better one: suppression
-compares ALL pairs. The score is the range of similarities over which a region survived times a power of its size:
-stable, large regions come first, because a list is cut at 10 or 100 masks before it is used.
+A candidate is dropped when it covers nearly the whole image, is empty, or is nearly the same as a better one: suppression
+compares ALL pairs. (Tiny regions are left out before they are painted, see `merge_units`.) The score is the range of
+similarities over which a region survived times a power of its size: stable, large regions come first, because a list is
+cut at 10 or 100 masks before it is used.
 
 Source: Cao et al. 2024, self-exploration; the score and the order of suppression are ours.
 """

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Done", "Job", "Summary", "explore_names"]
 
-_STOP_POLL_S = 0.2
-
 
 @dataclass(frozen=True)
 class Job:
@@ -109,13 +107,11 @@ def _explore_in_workers(job: Job, names: Iterator[str], workers: int, report: Ca
     pending: set[Future[Done]] = set()
     with _worker_processes(job, workers, stopped) as submit:
         while True:
-            if stopped():
-                pending = {future for future in pending if not future.cancel()}
-            else:
+            if not stopped():
                 pending |= {submit(name) for name in islice(names, workers + 1 - len(pending))}
             if not pending:
                 return
-            finished, pending = wait(pending, timeout=_STOP_POLL_S, return_when=FIRST_COMPLETED)
+            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:
                 report(future.result())
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import timm
 import torch
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from timm.layers.patch_embed import PatchEmbed
 from timm.models import is_model_in_modules, is_model_pretrained
 from timm.models.eva import Eva, EvaBlock
@@ -34,6 +36,7 @@ VIT_THRESHOLDS = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Merging thresholds for ViT keys: UnSAM's list, modelled on SOHES, whose paper names no values."""
 
 _VIT_MODULES = ("deit", "eva", "vision_transformer")
+_HUB_TIMEOUT_S = 5.0
 _OTHER_WAYS = "Pass --weights FILE, or use the embedded --backbone color-texture, which needs none."
 
 
@@ -177,15 +180,37 @@ def _create(name: str, pretrained: bool) -> Any:
 def _pretrained(name: str) -> Any:
     if not is_model_pretrained(name):
         raise WeightsError(f"timm has no pretrained weights for {name}.", _OTHER_WAYS)
+    _require_hub(name)
     try:
         return _create(name, pretrained=True)
     except SohesError:
         raise
     except OSError as error:
-        reason = f"are neither in the local cache nor reachable ({first_line(error)})"
-        raise WeightsError(f"The weights of {name} {reason}.", _OTHER_WAYS) from error
+        raise _unreachable(name, error) from error
     except Exception as error:  # whatever the hub's transport or a damaged cache file raises
         raise WeightsError(f"The weights of {name} could not be loaded ({first_line(error)}).", _OTHER_WAYS) from error
+
+
+def _require_hub(name: str) -> None:
+    """Ask the hub once for weights that are not in the cache: without a network, the download's own retries take most of a minute."""
+    config: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if config is None or not config.hf_hub_id:
+        return
+    repository, _, revision = config.hf_hub_id.partition("@")
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in names):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, names[0], revision=revision or None), timeout=_HUB_TIMEOUT_S)
+    except HfHubHTTPError:
+        return  # it answers; whether it has the file under another name is for the download to find out
+    except Exception as error:  # the errors of its transport have no common type among versions
+        raise _unreachable(name, error) from error
+
+
+def _unreachable(name: str, error: Exception) -> WeightsError:
+    message = f"The weights of {name} are neither in the local cache {constants.HF_HUB_CACHE} nor reachable ({first_line(error)})."
+    return WeightsError(message, f"{_OTHER_WAYS} Or run once with access to huggingface.co, which fills the cache.")
 
 
 def _check_name(name: str) -> None:

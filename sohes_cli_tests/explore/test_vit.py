@@ -226,7 +226,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_without_network_and_cache_the_message_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WeightsError, match="neither in the local cache nor reachable") as caught:
+    with pytest.raises(WeightsError, match=r"neither in the local cache .* nor reachable") as caught:
         VitBackbone("vit_tiny_patch16_224")
     assert "vit_tiny_patch16_224" in caught.value.message
     assert "--weights FILE" in caught.value.hint
@@ -235,11 +235,17 @@ def test_without_network_and_cache_the_message_says_what_to_do(tmp_path: Path, m
 
 def test_hub_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomized("vit_tiny_patch16_224")
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda **_: str(tmp_path / "model.safetensors"))
+    repository, commit = f"models--{timm.get_pretrained_cfg('vit_tiny_patch16_224').hf_hub_id.replace('/', '--')}", 40 * "0"
+    cached = tmp_path / repository / "snapshots" / commit / "model.safetensors"
+    cached.parent.mkdir(parents=True)
+    (tmp_path / repository / "refs").mkdir()
+    (tmp_path / repository / "refs" / "main").write_text(commit)
+    save_file(model.state_dict(), cached)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     backbone = VitBackbone("vit_tiny_patch16_224")
     assert backbone.identity == {"name": "vit_tiny_patch16_224", "weights": "hub", "sha256": state_sha256(model.state_dict())}
-    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    cached.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="could not be loaded"):
         VitBackbone("vit_tiny_patch16_224")
 

@@ -8,40 +8,57 @@ take 38 MB, and a pair costs only the words in which both masks have pixels.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Packed", "mask_areas", "mask_intersections", "pack_masks", "unpack_masks"]
+__all__ = ["Backend", "Packed", "mask_areas", "mask_intersections", "pack_masks", "unpack_masks"]
 
-Packed = NDArray[np.uint64]
+Packed: TypeAlias = NDArray[np.uint64]
+Backend = Literal["auto", "cpu", "reference"]
 _BACKENDS = ("auto", "cpu", "reference")
 
 
 def pack_masks(masks: NDArray[np.bool_]) -> Packed:
-    """Pack boolean masks [N, P] into words, uint64 [N, ceil(P / 64)]; pixel p is bit p % 64 of word p // 64."""
-    if masks.ndim != 2:
-        raise ValueError(f"masks must be [N, P], not of shape {masks.shape}")
-    n_words = -(-masks.shape[1] // 64)
-    padded = np.zeros((len(masks), n_words * 64), dtype=np.bool_)
-    padded[:, : masks.shape[1]] = masks
-    return np.packbits(padded, axis=1, bitorder="little").view("<u8").reshape(len(masks), n_words).astype(np.uint64)
+    """Pack boolean masks [N, P] into words, uint64 [N, ceil(P / 64)]; pixel p is bit p % 64 of word p // 64, bits past P are 0.
+
+    Raises:
+        ValueError: if `masks` is not boolean or not [N, P].
+    """
+    if masks.ndim != 2 or masks.dtype != np.bool_:
+        raise ValueError(f"masks must be boolean [N, P], not {masks.dtype} of shape {masks.shape}")
+    n_masks, n_pixels = masks.shape
+    octets = np.zeros((n_masks, -(-n_pixels // 64) * 8), dtype=np.uint8)
+    octets[:, : -(-n_pixels // 8)] = np.packbits(masks, axis=1, bitorder="little")
+    return octets.view("<u8").astype(np.uint64, copy=False)
 
 
 def unpack_masks(packed: Packed, n_pixels: int) -> NDArray[np.bool_]:
-    """Undo `pack_masks`: bool [N, n_pixels]."""
-    octets = np.ascontiguousarray(packed.astype("<u8")).view(np.uint8).reshape(len(packed), packed.shape[1] * 8)
+    """Undo `pack_masks`: bool [N, n_pixels].
+
+    Raises:
+        ValueError: if `packed` is not uint64 [N, W] or `n_pixels` does not fill W words.
+    """
+    _check_packed(packed)
+    if -(-n_pixels // 64) != packed.shape[1]:
+        raise ValueError(f"masks of {n_pixels} pixels have {-(-n_pixels // 64)} words, not {packed.shape[1]}")
+    octets = np.ascontiguousarray(packed.astype("<u8", copy=False)).view(np.uint8)
     return np.unpackbits(octets, axis=1, count=n_pixels, bitorder="little").astype(np.bool_)
 
 
 def mask_areas(packed: Packed) -> NDArray[np.int64]:
-    """Count the pixels of each packed mask, int64 [N]."""
+    """Count the pixels of each packed mask [N, W], int64 [N].
+
+    Raises:
+        ValueError: if `packed` is not uint64 [N, W].
+    """
+    _check_packed(packed)
     areas: NDArray[np.int64] = np.bitwise_count(packed).sum(axis=1, dtype=np.int64)
     return areas
 
 
-def mask_intersections(a: Packed, b: Packed | None = None, *, backend: Literal["auto", "cpu", "reference"] = "auto") -> NDArray[np.int64]:
+def mask_intersections(a: Packed, b: Packed | None = None, *, backend: Backend = "auto") -> NDArray[np.int64]:
     """Count the pixels shared by every mask of `a` with every mask of `b`.
 
     Args:
@@ -53,17 +70,24 @@ def mask_intersections(a: Packed, b: Packed | None = None, *, backend: Literal["
         Shared pixels, int64 [N, M].
 
     Raises:
-        ValueError: if the masks have different numbers of words or the backend is unknown.
+        ValueError: if an array is not uint64 [N, W], the numbers of words differ or the backend is unknown.
     """
     if backend not in _BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
+    for packed in (a,) if b is None else (a, b):
+        _check_packed(packed)
     if b is not None and a.shape[1] != b.shape[1]:
         raise ValueError(f"masks of {a.shape[1]} and {b.shape[1]} words cover different images")
     if backend == "reference":
         from sohes_kernels.mask_intersection.reference import mask_intersections_reference
 
         return mask_intersections_reference(a, a if b is None else b)
-    from sohes_kernels.mask_intersection import cpu
+    from sohes_kernels.mask_intersection.cpu import intersections_between, intersections_within
 
-    result: NDArray[Any] = cpu.intersections_within(a) if b is None else cpu.intersections_between(a, b)
-    return result
+    rows = np.ascontiguousarray(a)
+    return intersections_within(rows) if b is None else intersections_between(rows, np.ascontiguousarray(b))
+
+
+def _check_packed(packed: Packed) -> None:
+    if packed.ndim != 2 or packed.dtype != np.uint64:
+        raise ValueError(f"packed masks must be uint64 [N, W], not {packed.dtype} of shape {packed.shape}")

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
-from numba import types
-from numba.extending import intrinsic
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["intersections_between", "intersections_within"]
 
+_NO_PIXELS, _ONE = np.uint64(0), np.uint64(1)
 
-@intrinsic
-def _popcount(typing_context: Any, word: Any) -> Any:  # noqa: ARG001 - numba's calling convention
-    """Set bits of a 64-bit word, by the processor's own instruction."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        return builder.ctpop(args[0])
-
-    return types.uint64(types.uint64), generate
+_compiled = numba.njit(cache=True, nogil=True)
 
 
-@numba.njit(cache=True, nogil=True)
-def _spans(packed: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """First word with a pixel and one past the last, [N, 2]; (0, 0) for an empty mask."""
-    spans = np.zeros((packed.shape[0], 2), np.int64)
-    for n in range(packed.shape[0]):
-        first, last = packed.shape[1], 0
-        for w in range(packed.shape[1]):
-            if packed[n, w] != 0:
-                first, last = min(first, w), w + 1
-        if last:
-            spans[n, 0], spans[n, 1] = first, last
-    return spans
-
-
-@numba.njit(cache=True, nogil=True)
-def _shared(x: NDArray[np.uint64], y: NDArray[np.uint64], first: int, last: int) -> int:
-    if last <= first:
-        return 0
-    x, y = x[first:last], y[first:last]
-    total = np.uint64(0)
-    for w in range(x.shape[0]):
-        total += _popcount(x[w] & y[w])
-    return np.int64(total)
-
-
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def intersections_between(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Shared pixels of every mask of a [N, W] with every mask of b [M, W], int64 [N, M]."""
     spans_a, spans_b = _spans(a), _spans(b)
@@ -59,7 +28,7 @@ def intersections_between(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArr
     return shared
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def intersections_within(a: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Shared pixels of every pair of masks of a [N, W], int64 [N, N], each pair computed once."""
     spans = _spans(a)
@@ -69,3 +38,32 @@ def intersections_within(a: NDArray[np.uint64]) -> NDArray[np.int64]:
             count = _shared(a[i], a[j], max(spans[i, 0], spans[j, 0]), min(spans[i, 1], spans[j, 1]))
             shared[i, j] = shared[j, i] = count
     return shared
+
+
+@_compiled
+def _spans(packed: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """First word with a pixel and one past the last, int64 [N, 2]; (0, 0) for an empty mask."""
+    spans = np.zeros((packed.shape[0], 2), np.int64)
+    for n in range(packed.shape[0]):
+        first, last = 0, packed.shape[1]
+        while last > 0 and packed[n, last - 1] == 0:
+            last -= 1
+        while first < last and packed[n, first] == 0:
+            first += 1
+        spans[n, 0], spans[n, 1] = first, last
+    return spans
+
+
+@_compiled
+def _shared(x: NDArray[np.uint64], y: NDArray[np.uint64], first: int, last: int) -> int:
+    """Pixels shared by two masks [W] in the words first..last - 1."""
+    if last <= first:
+        return 0
+    x, y = x[first:last], y[first:last]  # from 0 on, so that no index can be negative and the loop is vectorized
+    count = _NO_PIXELS
+    for w in range(x.shape[0]):
+        word = x[w] & y[w]
+        while word:  # LLVM knows this loop and makes it the processor's own bit count
+            word &= word - _ONE
+            count += _ONE
+    return int(count)

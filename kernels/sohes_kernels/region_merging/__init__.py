@@ -3,28 +3,33 @@
 A region's feature is the sum of its members' features. While the most similar adjacent pair is at least as
 similar as the threshold, that pair becomes one region; then the partition is kept and the next, lower
 threshold goes on from it, so the partitions nest. Ties go to the lower pair of region indices, and a merged
-region keeps the lower index. Sums are float32, inner products float64, and the cosine is rounded to float32:
-thus the order in which a backend adds up an inner product never decides which pair comes first.
+region keeps the lower index. Sums are float32, products and their sums float64, and the cosine is rounded to
+float32 (0 if a feature is zero), as are the thresholds: so the order in which a backend adds up an inner product shows only
+where a cosine lies within about 1e-15 of the middle between two float32 numbers, and nowhere if all products add up exactly.
 
 Source: Cao et al. 2024, self-exploration, global merging; thresholds as in UnSAM (Wang et al. 2024).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
     from torch import Tensor
 
 __all__ = ["Backend", "RegionMerging", "grid_edges", "merge_region_graph", "merge_regions"]
 
 Backend = Literal["auto", "cpu", "reference"]
 _BACKENDS = ("auto", "cpu", "reference")
+_LINE = 16  # float32 values in a cache line: NumPy transposes [C, R] three times as fast a line at a time
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -48,16 +53,17 @@ def merge_region_graph(
     """Merge the regions of any adjacency graph, once per threshold.
 
     Args:
-        features: region features (sums over the region's members), finite, [R, C]; need not be normalized.
-        edges: adjacent pairs in any order and direction, repeats allowed, [E, 2].
-        thresholds: cosine similarities in [-1, 1], strictly decreasing.
+        features: region features (sums over the region's members), [R, C]; need not be normalized. Not modified.
+        edges: adjacent pairs in any order and direction, repeats allowed, integers [E, 2].
+        thresholds: cosine similarities in [-1, 1], strictly decreasing in float32.
         backend: "cpu" (numba), "reference" (plain PyTorch, slow) or "auto", which is "cpu".
 
     Returns:
         The nested partitions and the merges that made them.
 
     Raises:
-        ValueError: if a shape, an edge or a threshold is out of range, a feature is not finite, or the backend is unknown.
+        ValueError: if a shape, an edge or a threshold is out of range, a feature is not finite or so large that a sum
+            might not be, or the backend is unknown.
 
     Source: Cao et al. 2024, self-exploration, global merging.
     """
@@ -72,18 +78,23 @@ def merge_region_graph(
         from sohes_kernels.region_merging.cpu import merge_graph_cpu
 
         roots, merged, similarities = merge_graph_cpu(sums, pairs, levels)
-    partitions = np.stack([np.unique(level, return_inverse=True)[1] for level in roots]).astype(np.int64)
-    return RegionMerging(partitions.reshape(len(levels), len(sums)), merged, similarities)
+    return RegionMerging(_numbered(roots), merged, similarities)
 
 
+@overload
+def merge_regions(features: Tensor, thresholds: Sequence[float], *, backend: Backend = "auto") -> list[Tensor]: ...
+@overload
+def merge_regions(
+    features: NDArray[np.floating[Any]], thresholds: Sequence[float], *, backend: Backend = "auto"
+) -> list[NDArray[np.int64]]: ...
 def merge_regions(
     features: Tensor | NDArray[np.floating[Any]], thresholds: Sequence[float], *, backend: Backend = "auto"
 ) -> list[Tensor] | list[NDArray[np.int64]]:
     """Partition the patch grid once per threshold by greedy cosine merging of 4-adjacent regions.
 
     Args:
-        features: patch features, a float tensor or array [C, h, w]; need not be normalized.
-        thresholds: cosine similarities in [-1, 1], strictly decreasing.
+        features: patch features, a float tensor or array [C, h, w]; need not be normalized. Not modified.
+        thresholds: cosine similarities in [-1, 1], strictly decreasing in float32.
         backend: see `merge_region_graph`.
 
     Returns:
@@ -91,12 +102,12 @@ def merge_regions(
         tensors on the features' device for a tensor, arrays for an array.
 
     Raises:
-        ValueError: if `features` is not [C, h, w] or not finite, or `thresholds` is empty or not strictly decreasing.
+        ValueError: if `features` is not [C, h, w] or empty; and as `merge_region_graph`.
 
     Source: Cao et al. 2024, self-exploration, global merging.
     """
-    if features.ndim != 3:
-        raise ValueError(f"features must be [C, h, w], not of shape {tuple(features.shape)}")
+    if features.ndim != 3 or 0 in features.shape:
+        raise ValueError(f"features must be [C, h, w], none of them 0, not of shape {tuple(features.shape)}")
     array = features if isinstance(features, np.ndarray) else features.detach().float().cpu().numpy()
     channels, height, width = array.shape
     merging = merge_region_graph(array.reshape(channels, -1).T, grid_edges(height, width), thresholds, backend=backend)
@@ -127,30 +138,50 @@ def _reference(
     return roots.numpy(), merged.numpy(), similarities.numpy()
 
 
+def _numbered(roots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Replace the lowest members of regions by ids without gaps in their order, [T, R] -> [T, R]."""
+    ids = np.cumsum(roots == np.arange(roots.shape[1]), axis=1, dtype=np.int64) - 1
+    return np.take_along_axis(ids, roots, axis=1)
+
+
 def _checked_features(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """A float32 copy, [R, C], that the backends may overwrite."""
-    if features.ndim != 2 or features.shape[0] == 0:
-        raise ValueError(f"features must be [R, C] with at least one region, not of shape {features.shape}")
-    sums = np.array(features, dtype=np.float32, order="C")
-    if not np.isfinite(sums).all():
-        raise ValueError("features must be finite: found NaN or infinity")
+    if features.ndim != 2 or 0 in features.shape:
+        raise ValueError(f"features must be [R, C] with at least one region and one channel, not of shape {features.shape}")
+    sums = np.empty(features.shape, dtype=np.float32)
+    step = features.shape[1] if features.flags.c_contiguous else _LINE
+    with np.errstate(over="ignore"):
+        for c in range(0, features.shape[1], step):
+            sums[:, c : c + step] = features[:, c : c + step]
+    largest = max(float(sums.max()), -float(sums.min()))  # NaN where there is one
+    if not math.isfinite(largest):
+        raise ValueError("features must be finite in float32: found NaN, infinity or a number that overflows")
+    if largest > (limit := _FLOAT32_MAX / len(sums)):
+        raise ValueError(
+            f"features of {len(sums)} regions must not exceed {limit:.3g}, so that no sum overflows float32; found {largest:.3g}"
+        )
     return sums
 
 
 def _checked_edges(edges: NDArray[np.integer[Any]], n_regions: int) -> NDArray[np.int64]:
     """Distinct pairs with the lower index first, sorted, int64 [E, 2]."""
-    pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
-    if len(pairs) and (pairs.min() < 0 or pairs.max() >= n_regions):
-        raise ValueError(f"edges must name regions 0..{n_regions - 1}, found {pairs.min()}..{pairs.max()}")
-    low, high = pairs.min(axis=1), pairs.max(axis=1)
-    if (low == high).any():
-        raise ValueError("edges must join two different regions")
-    codes = np.unique(low * n_regions + high)
+    edges = np.asarray(edges)
+    if edges.size == 0:
+        return np.empty((0, 2), dtype=np.int64)
+    if edges.ndim != 2 or edges.shape[1] != 2 or not np.issubdtype(edges.dtype, np.integer):
+        raise ValueError(f"edges must be integers [E, 2], not {edges.dtype} of shape {edges.shape}")
+    if edges.min() < 0 or edges.max() >= n_regions:
+        raise ValueError(f"edges must name regions 0..{n_regions - 1}, found {edges.min()}..{edges.max()}")
+    first, second = edges.astype(np.int64).T
+    if (first == second).any():
+        raise ValueError(f"edges must join two different regions, found one from {first[first == second][0]} to itself")
+    codes = np.sort(np.minimum(first, second) * n_regions + np.maximum(first, second))
+    codes = codes[np.diff(codes, prepend=-1) > 0]
     return np.stack([codes // n_regions, codes % n_regions], axis=1)
 
 
 def _checked_thresholds(thresholds: Sequence[float]) -> NDArray[np.float32]:
-    levels = np.asarray(list(thresholds), dtype=np.float32)
-    if levels.size == 0 or not (np.abs(levels) <= 1).all() or not (np.diff(levels) < 0).all():
-        raise ValueError(f"thresholds must be cosine similarities in [-1, 1], strictly decreasing, not {list(thresholds)}")
+    levels = np.asarray(thresholds, dtype=np.float32)
+    if levels.ndim != 1 or levels.size == 0 or not (np.abs(levels) <= 1).all() or not (np.diff(levels) < 0).all():
+        raise ValueError(f"thresholds must be cosine similarities in [-1, 1], strictly decreasing in float32, not {thresholds}")
     return levels

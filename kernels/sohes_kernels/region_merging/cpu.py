@@ -1,194 +1,385 @@
 """Exact region merging on the CPU: an indexed binary heap of edges, compiled by numba.
 
-A merge changes the similarity of the merged region's own edges and of no others, so each merge costs
-one cosine for each neighbor of the merged region plus a logarithmic heap update, where scanning
-costs every edge of the graph. The compiled code is cached on disk after its first use.
+A merge changes the cosines of the merged region's own edges and of no others. A region with few neighbors has them all
+measured again at once. A region with many (a background that swallows patch after patch) hardly turns at a merge, so
+its edges keep upper bounds, and only a bound that reaches the top of the heap is replaced by the cosine itself:
+
+    angle(a', c) >= angle(a, c) - angle(a, a')
+
+The pair that merges next is always a measured one, no bound is above it, and bounds are strict, so the order of merges and the
+ties are those of the plain scan. The compiled code is cached on disk after its first use.
 """
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, Any
+
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Records = NDArray[Any]  # structured arrays: numba reads the fields of an element as attributes
 
 __all__ = ["merge_graph_cpu"]
 
 _NONE = -1
+_MANY = 32  # neighbors from which on bounds are cheaper than cosines, measured
+_REACH = 0.002  # radians a region may turn from its anchor before its bounds are raised, measured
+_HALF_TURN = 3.2  # at least pi: nothing is known of the direction
+_ABOVE_ALL = np.float32(2.0)
+_MARGIN = 1e-6  # far above the rounding of a float32 cosine, so that a bound is never equal to what it bounds
+
+_REGION = np.dtype(
+    [
+        ("norm", np.float64),
+        ("turned", np.float64),  # angle from the anchor
+        ("anchor_norm", np.float64),
+        ("anchor", np.int32),  # row of the sums with the direction that the bounds start from, or _NONE: few neighbors, no bounds
+        ("name", np.int32),  # lowest member
+        ("degree", np.int32),
+        ("first", np.int32),  # half-edge; half-edge 2e + s leaves end s of edge e
+        ("measured", np.int32),  # half-edge: the edges measured since an anchored region last changed
+        ("met", np.int32),  # the last merge whose two regions both had this neighbor
+    ],
+    align=True,
+)
+_HALF = np.dtype(
+    [("region", np.int32), ("after", np.int32), ("before", np.int32), ("after_measured", np.int32), ("listed", np.bool_)], align=True
+)
+_EDGE = np.dtype([("pair", np.int64), ("key", np.float32), ("slot", np.int32), ("measured", np.bool_)], align=True)
+
+_compiled = numba.njit(cache=True, nogil=True)
+
+
+def merge_graph_cpu(
+    sums: NDArray[np.float32], pairs: NDArray[np.int64], thresholds: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Merge the regions of a graph in order of cosine similarity; see `merge_region_graph` for the contract.
+
+    Args:
+        sums: region features, float32 [R, C]; overwritten.
+        pairs: distinct adjacent pairs, the lower index first, int64 [E, 2].
+        thresholds: strictly decreasing, float32 [T].
+
+    Returns:
+        The lowest member of each region's merged region at each threshold, int64 [T, R]; the merged
+        pairs in order, int64 [M, 2]; their similarities, float32 [M].
+    """
+    n_regions, n_edges = len(sums), len(pairs)
+    regions = np.zeros(n_regions, _REGION)
+    for field in ("anchor", "first", "measured", "met"):
+        regions[field] = _NONE
+    regions["name"] = np.arange(n_regions)
+    halves = np.zeros(2 * n_edges, _HALF)
+    edges, heap = np.zeros(n_edges, _EDGE), np.arange(n_edges, dtype=np.int32)
+    edges["slot"] = heap
+    return _merge(sums, pairs, thresholds, regions, halves, edges, heap)
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _dot(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
-    """Inner product with float64 products and sums: the order of summation then never shows in float32."""
+def _dot(sums: NDArray[np.float32], a: int, b: int) -> float:
+    """Inner product of two rows: products exact in float64, summed there in the order that is fastest."""
     total = 0.0
-    for i in range(x.shape[0]):
-        total += np.float64(x[i]) * np.float64(y[i])
+    for c in range(sums.shape[1]):
+        total += np.float64(sums[a, c]) * np.float64(sums[b, c])
     return total
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _cosine(dot: float, norm_x: float, norm_y: float) -> np.float32:
-    denominator = norm_x * norm_y
-    return np.float32(dot / denominator) if denominator > 0.0 else np.float32(0.0)
+@_compiled
+def _angle(sums: NDArray[np.float32], a: int, norm_a: float, b: int, norm_b: float) -> float:
+    """At least the angle between two rows, in radians."""
+    norms = norm_a * norm_b
+    if norms == 0.0:
+        return _HALF_TURN
+    rounding = 2.3e-16 * (sums.shape[1] + 8)
+    return math.acos(max(-1.0, min(1.0, _dot(sums, a, b) / norms - rounding)))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _before(e: int, f: int, key: NDArray[np.float32], pair: NDArray[np.int64]) -> bool:
+@_compiled
+def _raised(key: float, angle: float) -> np.float32:
+    """More than the cosine can become when the two regions turn towards each other by `angle` in all."""
+    cosine = np.float64(key)
+    if angle >= math.pi or cosine >= math.cos(angle):
+        return _ABOVE_ALL
+    sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
+    return np.float32(cosine * math.cos(angle) + sine * math.sin(angle) + _MARGIN)
+
+
+@_compiled
+def _precedes(edges: Records, e: int, f: int) -> bool:
     """Whether edge e merges before edge f: the larger similarity, then the lower pair of regions."""
-    return key[e] > key[f] or (key[e] == key[f] and pair[e] < pair[f])
+    key_e, key_f = edges[e].key, edges[f].key
+    return bool(key_e > key_f or (key_e == key_f and edges[e].pair < edges[f].pair))
 
 
-@numba.njit(cache=True, nogil=True)
-def _sift_up(i: int, heap: NDArray[np.int32], slot: NDArray[np.int32], key: NDArray[np.float32], pair: NDArray[np.int64]) -> None:
+@_compiled
+def _sift_up(edges: Records, heap: NDArray[np.int32], i: int) -> int:
+    """Move the edge in slot i up to its place and return the slot."""
     edge = heap[i]
     while i > 0:
         parent = (i - 1) >> 1
-        if not _before(edge, heap[parent], key, pair):
+        if not _precedes(edges, edge, heap[parent]):
             break
         heap[i] = heap[parent]
-        slot[heap[i]] = i
+        edges[heap[i]].slot = i
         i = parent
     heap[i] = edge
-    slot[edge] = i
+    edges[edge].slot = i
+    return i
 
 
-@numba.njit(cache=True, nogil=True)
-def _sift_down(
-    i: int, size: int, heap: NDArray[np.int32], slot: NDArray[np.int32], key: NDArray[np.float32], pair: NDArray[np.int64]
-) -> None:
+@_compiled
+def _sift_down(edges: Records, heap: NDArray[np.int32], i: int, size: int) -> None:
     edge = heap[i]
     while True:
         child = 2 * i + 1
         if child >= size:
             break
-        if child + 1 < size and _before(heap[child + 1], heap[child], key, pair):
+        if child + 1 < size and _precedes(edges, heap[child + 1], heap[child]):
             child += 1
-        if not _before(heap[child], edge, key, pair):
+        if not _precedes(edges, heap[child], edge):
             break
         heap[i] = heap[child]
-        slot[heap[i]] = i
+        edges[heap[i]].slot = i
         i = child
     heap[i] = edge
-    slot[edge] = i
+    edges[edge].slot = i
 
 
-@numba.njit(cache=True, nogil=True)
-def _remove(
-    edge: int, size: int, heap: NDArray[np.int32], slot: NDArray[np.int32], key: NDArray[np.float32], pair: NDArray[np.int64]
-) -> int:
-    """Take `edge` out of the heap and return the heap's new size."""
-    i = slot[edge]
-    slot[edge] = _NONE
+@_compiled
+def _remove(edges: Records, heap: NDArray[np.int32], e: int, size: int) -> int:
+    """Take an edge out of the heap and return the heap's new size."""
+    i = edges[e].slot
+    edges[e].measured = False
     size -= 1
     if i != size:
         heap[i] = heap[size]
-        slot[heap[i]] = i
-        _sift_up(i, heap, slot, key, pair)
-        _sift_down(slot[heap[i]], size, heap, slot, key, pair)
+        _sift_down(edges, heap, _sift_up(edges, heap, i), size)
     return size
 
 
-@numba.njit(cache=True, nogil=True)
-def merge_graph_cpu(
-    sums: NDArray[np.float32], edges: NDArray[np.int64], thresholds: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Merge the regions of a graph in order of cosine similarity; see `merge_region_graph` for the contract.
+@_compiled
+def _link(regions: Records, halves: Records, h: int, region: int) -> None:
+    """Let half-edge h leave a region."""
+    first = regions[region].first
+    halves[h].region, halves[h].after, halves[h].before = region, first, _NONE
+    if first != _NONE:
+        halves[first].before = h
+    regions[region].first = h
+    regions[region].degree += 1
 
-    Args:
-        sums: region features, float32 [R, C]; overwritten with the sums of the merged regions.
-        edges: distinct adjacent pairs with edges[:, 0] < edges[:, 1], [E, 2].
-        thresholds: strictly decreasing, [T].
 
-    Returns:
-        The region each input region has become at each threshold (its lowest member), [T, R]; the
-        merged pairs in order, [M, 2] with the surviving lower index first; their similarities, [M].
+@_compiled
+def _unlink(regions: Records, halves: Records, h: int) -> None:
+    """Take half-edge h off its region."""
+    after, before = halves[h].after, halves[h].before
+    if after != _NONE:
+        halves[after].before = before
+    if before != _NONE:
+        halves[before].after = after
+    else:
+        regions[halves[h].region].first = after
+    regions[halves[h].region].degree -= 1
+
+
+@_compiled
+def _measure(sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, e: int) -> None:
+    """Make the cosine of an edge its key, and note the edge at the ends that are anchored."""
+    a, b = halves[2 * e].region, halves[2 * e + 1].region
+    norms = regions[a].norm * regions[b].norm
+    cosine = np.float32(_dot(sums, a, b) / norms) if norms > 0.0 else np.float32(0.0)
+    edges[e].key = cosine + np.float32(0.0)  # no negative zero
+    low, high = min(regions[a].name, regions[b].name), max(regions[a].name, regions[b].name)
+    edges[e].pair = np.int64(low) * sums.shape[0] + high
+    edges[e].measured = True
+    for h in (2 * e, 2 * e + 1):
+        region = halves[h].region
+        if regions[region].anchor != _NONE and not halves[h].listed:
+            halves[h].listed = True
+            halves[h].after_measured = regions[region].measured
+            regions[region].measured = h
+
+
+@_compiled
+def _remeasure(
+    sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, heap: NDArray[np.int32], e: int, size: int
+) -> None:
+    """Measure an edge and move it to its place in the heap."""
+    _measure(sums, regions, halves, edges, e)
+    _sift_down(edges, heap, _sift_up(edges, heap, edges[e].slot), size)
+
+
+@_compiled
+def _forget_measured(regions: Records, halves: Records, region: int) -> None:
+    """Empty a region's list of measured edges."""
+    h = regions[region].measured
+    while h != _NONE:
+        halves[h].listed = False
+        h = halves[h].after_measured
+    regions[region].measured = _NONE
+
+
+@_compiled
+def _anchor(sums: NDArray[np.float32], regions: Records, u: int, row: int) -> None:
+    """Let the bounds of region u start from its present direction, kept in a row of the sums that is no longer needed."""
+    sums[row] = sums[u]
+    regions[u].anchor, regions[u].anchor_norm, regions[u].turned = row, regions[u].norm, 0.0
+
+
+@_compiled
+def _loosen(
+    sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, heap: NDArray[np.int32], u: int, row: int
+) -> None:
+    """Turn the keys of an anchored region that has changed into bounds that hold within `_REACH` of its anchor.
+
+    Beyond that reach the anchor moves: a bound for all directions around the old one is raised by the way to the new one.
     """
-    n_regions, n_edges = sums.shape[0], edges.shape[0]
-    ends = edges.astype(np.int32)
-    head = np.full(n_regions, _NONE, np.int32)  # first half-edge of each region; half-edge 2e + s leaves ends[e, s]
-    following = np.full(2 * n_edges, _NONE, np.int32)
-    norm = np.empty(n_regions, np.float64)
-    for r in range(n_regions):
-        norm[r] = np.sqrt(_dot(sums[r], sums[r]))
-    key = np.empty(n_edges, np.float32)
-    pair = np.empty(n_edges, np.int64)
-    heap = np.empty(n_edges, np.int32)
-    slot = np.empty(n_edges, np.int32)
-    for e in range(n_edges):
-        a, b = ends[e, 0], ends[e, 1]
-        following[2 * e], head[a] = head[a], 2 * e
-        following[2 * e + 1], head[b] = head[b], 2 * e + 1
-        key[e] = _cosine(_dot(sums[a], sums[b]), norm[a], norm[b])
-        pair[e] = np.int64(a) * n_regions + b
-        heap[e] = slot[e] = e
-    size = n_edges
-    for i in range(size // 2 - 1, -1, -1):
-        _sift_down(i, size, heap, slot, key, pair)
+    loosened = regions[u].turned + _REACH
+    turned = _angle(sums, u, regions[u].norm, regions[u].anchor, regions[u].anchor_norm)
+    if turned > _REACH:
+        h = regions[u].first
+        while h != _NONE:
+            e = h >> 1
+            if not edges[e].measured:
+                edges[e].key = _raised(edges[e].key, turned)
+                _sift_up(edges, heap, edges[e].slot)
+            h = halves[h].after
+        loosened += turned
+        _anchor(sums, regions, u, row)
+    else:
+        regions[u].turned = turned
+    h = regions[u].measured
+    while h != _NONE:
+        e, neighbor = h >> 1, halves[h ^ 1].region
+        if edges[e].measured:
+            edges[e].measured = False
+            reach = regions[neighbor].turned + _REACH if regions[neighbor].anchor != _NONE else 0.0
+            edges[e].key = _raised(edges[e].key, loosened + reach)
+            _sift_up(edges, heap, edges[e].slot)
+        h = halves[h].after_measured
+    _forget_measured(regions, halves, u)
 
-    parent = np.arange(n_regions)
-    seen = np.full(n_regions, _NONE, np.int64)  # the last merge at which a neighbor was met
-    merged_pairs = np.empty((max(n_regions - 1, 0), 2), np.int64)
-    merged_key = np.empty(max(n_regions - 1, 0), np.float32)
-    partitions = np.empty((thresholds.shape[0], n_regions), np.int64)
+
+@_compiled
+def _is_adjacent(regions: Records, halves: Records, a: int, b: int) -> bool:
+    h = regions[a].first
+    while h != _NONE:
+        if halves[h ^ 1].region == b:
+            return True
+        h = halves[h].after
+    return False
+
+
+@_compiled
+def _meet_shared(regions: Records, halves: Records, u: int, v: int, merge: int) -> None:
+    """Mark the neighbors of v that are neighbors of u too, by way of u's list or of the neighbors' lists, the shorter way."""
+    length = 0
+    h = regions[v].first
+    while h != _NONE:
+        length += regions[halves[h ^ 1].region].degree
+        h = halves[h].after
+    if length >= regions[u].degree:
+        h = regions[u].first
+        while h != _NONE:
+            regions[halves[h ^ 1].region].met = merge
+            h = halves[h].after
+        return
+    h = regions[v].first
+    while h != _NONE:
+        neighbor = halves[h ^ 1].region
+        if _is_adjacent(regions, halves, neighbor, u):
+            regions[neighbor].met = merge
+        h = halves[h].after
+
+
+@_compiled
+def _absorb(
+    sums: NDArray[np.float32],
+    regions: Records,
+    halves: Records,
+    edges: Records,
+    heap: NDArray[np.int32],
+    u: int,
+    v: int,
+    merge: int,
+    size: int,
+) -> int:
+    """Add region v to region u, with its edges; returns the heap's new size."""
+    many = regions[u].degree + regions[v].degree >= _MANY
+    for c in range(sums.shape[1]):
+        sums[u, c] += sums[v, c]
+    regions[u].norm = math.sqrt(_dot(sums, u, u))
+    if many and regions[u].anchor != _NONE:
+        _loosen(sums, regions, halves, edges, heap, u, v)
+    else:
+        _forget_measured(regions, halves, u)
+        regions[u].anchor = _NONE
+        if many:
+            _anchor(sums, regions, u, v)
+        h = regions[u].first
+        while h != _NONE:
+            _remeasure(sums, regions, halves, edges, heap, h >> 1, size)
+            h = halves[h].after
+    _forget_measured(regions, halves, v)
+    _meet_shared(regions, halves, u, v, merge)
+    h = regions[v].first
+    while h != _NONE:
+        after = halves[h].after
+        if regions[halves[h ^ 1].region].met == merge:
+            size = _remove(edges, heap, h >> 1, size)
+            _unlink(regions, halves, h ^ 1)
+        else:
+            _link(regions, halves, h, u)
+            _remeasure(sums, regions, halves, edges, heap, h >> 1, size)
+        h = after
+    return size
+
+
+@_compiled
+def _merge(
+    sums: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    thresholds: NDArray[np.float32],
+    regions: Records,
+    halves: Records,
+    edges: Records,
+    heap: NDArray[np.int32],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    n_regions, size = sums.shape[0], pairs.shape[0]
+    for r in range(n_regions):
+        regions[r].norm = math.sqrt(_dot(sums, r, r))
+    for e in range(size):
+        _link(regions, halves, 2 * e, pairs[e, 0])
+        _link(regions, halves, 2 * e + 1, pairs[e, 1])
+        _measure(sums, regions, halves, edges, e)
+    for i in range(size // 2 - 1, -1, -1):
+        _sift_down(edges, heap, i, size)
+
+    parents = np.arange(n_regions)
+    merged = np.empty((n_regions - 1, 2), np.int64)
+    similarities = np.empty(n_regions - 1, np.float32)
+    roots = np.empty((thresholds.shape[0], n_regions), np.int64)
     n_merges = 0
     for t in range(thresholds.shape[0]):
-        while size > 0 and key[heap[0]] >= thresholds[t]:
-            joined = heap[0]
-            a, b = min(ends[joined, 0], ends[joined, 1]), max(ends[joined, 0], ends[joined, 1])
-            merged_pairs[n_merges, 0], merged_pairs[n_merges, 1] = a, b
-            merged_key[n_merges] = key[joined]
-            size = _remove(joined, size, heap, slot, key, pair)
-            parent[b] = a
-            for c in range(sums.shape[1]):
-                sums[a, c] += sums[b, c]
-            norm[a] = np.sqrt(_dot(sums[a], sums[a]))
-            size = _join_neighbors(a, b, n_merges, ends, head, following, seen, size, heap, slot, key, pair)
-            half = head[a]
-            while half != _NONE:
-                e = half >> 1
-                other = ends[e, 1 - (half & 1)]
-                key[e] = _cosine(_dot(sums[a], sums[other]), norm[a], norm[other])
-                pair[e] = np.int64(min(a, other)) * n_regions + max(a, other)
-                _sift_up(slot[e], heap, slot, key, pair)
-                _sift_down(slot[e], size, heap, slot, key, pair)
-                half = following[half]
+        while size > 0 and edges[heap[0]].key >= thresholds[t]:
+            e = heap[0]
+            if not edges[e].measured:
+                _remeasure(sums, regions, halves, edges, heap, e, size)
+                continue
+            u, v = halves[2 * e].region, halves[2 * e + 1].region
+            if regions[u].degree < regions[v].degree:
+                u, v = v, u
+            low, high = min(regions[u].name, regions[v].name), max(regions[u].name, regions[v].name)
+            merged[n_merges, 0], merged[n_merges, 1], similarities[n_merges] = low, high, edges[e].key
+            parents[high] = regions[u].name = low
+            size = _remove(edges, heap, e, size)
+            _unlink(regions, halves, 2 * e)
+            _unlink(regions, halves, 2 * e + 1)
+            size = _absorb(sums, regions, halves, edges, heap, u, v, n_merges, size)
             n_merges += 1
-        for r in range(n_regions):  # parents have lower indices, so one pass settles every root
-            partitions[t, r] = r if parent[r] == r else partitions[t, parent[r]]
-    return partitions, merged_pairs[:n_merges].copy(), merged_key[:n_merges].copy()
-
-
-@numba.njit(cache=True, nogil=True)
-def _join_neighbors(
-    a: int,
-    b: int,
-    stamp: int,
-    ends: NDArray[np.int32],
-    head: NDArray[np.int32],
-    following: NDArray[np.int32],
-    seen: NDArray[np.int64],
-    size: int,
-    heap: NDArray[np.int32],
-    slot: NDArray[np.int32],
-    key: NDArray[np.float32],
-    pair: NDArray[np.int64],
-) -> int:
-    """Give region a the edges of region b, once per neighbor; returns the heap's new size."""
-    kept = _NONE
-    for region in (a, b):
-        half = head[region]
-        while half != _NONE:
-            after = following[half]
-            e = half >> 1
-            other = ends[e, 1 - (half & 1)]
-            if slot[e] != _NONE and other != a and other != b:
-                if seen[other] == stamp:
-                    size = _remove(e, size, heap, slot, key, pair)
-                else:
-                    seen[other] = stamp
-                    ends[e, half & 1] = a
-                    following[half] = kept
-                    kept = half
-            half = after
-    head[a] = kept
-    head[b] = _NONE
-    return size
+        for r in range(n_regions):  # parents are lower, so one pass settles every root
+            roots[t, r] = r if parents[r] == r else roots[t, parents[r]]
+    return roots, merged[:n_merges].copy(), similarities[:n_merges].copy()
