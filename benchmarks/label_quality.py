@@ -1,0 +1,179 @@
+"""Scores of pseudo-labels against human masks: mask AR by number and size, for each variant and a peer, in one run.
+
+    python benchmarks/label_quality.py --data DIR --variants all --out benchmarks/results/label_quality.json
+
+DIR holds one folder a data set, each with `images/` and a COCO `annotations.json` of one category. The scores are those of
+pycocotools' COCOeval with `useCats=0` and `maxDets=[10, 100, 1000]`. The peer is a pool of Felzenszwalb segmentations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from conditions import conditions
+from rich.console import Console
+from rich.table import Table
+
+FELZENSZWALB_SCALES = (30, 60, 120, 250, 500, 1000, 2000, 4000)
+LARGEST_POOL = 1000
+
+VARIANTS: dict[str, list[str] | None] = {
+    "felzenszwalb": None,
+    "default": [],
+    "one hierarchy: boundaries": ["merging.affinities=boundaries"],
+    "one hierarchy: both": ["merging.affinities=both"],
+    "superpixels, features only": ["merging.affinities=features"],
+    "patches, features only": ["units.kind=patches", "merging.affinities=features"],
+    "patches": ["units.kind=patches"],
+    "patches + superpixel snap": ["units.kind=patches", "refinement.method=superpixels"],
+    "patches + guided filter": ["units.kind=patches", "refinement.method=guided"],
+    "patches + dense CRF": ["units.kind=patches", "refinement.method=crf"],
+    "default + guided filter": ["refinement.method=guided"],
+    "default + re-clustering": ["reclustering.enabled=true"],
+    "default, no suppression": ["pooling.nms_iou=1.0"],
+    "default, score = area": ["pooling.area_exponent=4"],
+    "default, score = survival": ["pooling.area_exponent=0"],
+}
+
+
+def felzenszwalb_pool(path: Path) -> list[dict[str, Any]]:
+    """The peer: regions of all scales without exact duplicates, largest first."""
+    from skimage.segmentation import felzenszwalb
+    from sohes_kernels import mask_areas
+
+    from sohes_cli.explore.images import read_photograph
+    from sohes_cli.masks import PackedMasks
+
+    photo = read_photograph(path, path.name, 100_000)
+    seen: dict[bytes, np.ndarray[Any, Any]] = {}
+    for scale in FELZENSZWALB_SCALES:
+        units = felzenszwalb(photo.pixels, scale=scale, sigma=0.8, min_size=20).astype(np.int32)
+        areas = np.bincount(units.ravel())
+        largest = np.argsort(-areas, kind="stable")[:LARGEST_POOL]
+        members = np.zeros((len(largest), len(areas)), dtype=bool)
+        members[np.arange(len(largest)), largest] = True
+        seen.update((bits.tobytes(), bits) for bits in PackedMasks.from_units(members, units).bits)
+    bits = np.stack(list(seen.values()))
+    order = np.argsort(-mask_areas(bits), kind="stable")[:LARGEST_POOL]
+    rles = PackedMasks(bits[order], photo.height, photo.width).encode(photo.height, photo.width)
+    return [{"segmentation": rle, "score": 1 / (1 + rank)} for rank, rle in enumerate(rles)]
+
+
+def explored(path: Path, assignments: list[str]) -> list[dict[str, Any]]:
+    """The masks that `sohes explore` finds with these settings."""
+    from sohes_cli.config import explore_config
+    from sohes_cli.explore.features import build_backbone
+    from sohes_cli.explore.images import read_photograph
+    from sohes_cli.explore.pipeline import explore_photograph
+
+    config = explore_config(assignments=assignments)
+    photo = read_photograph(path, path.name, config.units.working_size)
+    record = explore_photograph(photo, build_backbone(config.features, "cpu"), config)
+    return [{"segmentation": a.segmentation, "score": a.score} for a in record.annotations]
+
+
+def one_thread() -> None:
+    """Give each of the two processes one core."""
+    import cv2
+    import scipy.sparse.linalg  # noqa: F401 - loads the library whose threads are limited next
+    from threadpoolctl import threadpool_limits
+
+    cv2.setNumThreads(1)
+    threadpool_limits(limits=1)
+
+
+def timed(task: tuple[Path, list[str] | None]) -> tuple[list[dict[str, Any]], float]:
+    """The masks of one image and the seconds of processor time they took, which other work on the machine does not change."""
+    path, assignments = task
+    start = time.process_time()
+    found = felzenszwalb_pool(path) if assignments is None else explored(path, assignments)
+    return found, time.process_time() - start
+
+
+def evaluate(annotations: Path, image_ids: list[int], results: list[dict[str, Any]]) -> dict[str, float]:
+    """Class-agnostic average recall (percent) at 10, 100 and 1,000 masks an image, and by size at 1,000."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(results), "segm")
+        evaluation.params.useCats = 0
+        evaluation.params.maxDets = [10, 100, 1000]
+        evaluation.params.imgIds = image_ids
+        evaluation.evaluate()
+        evaluation.accumulate()
+    recall = evaluation.eval["recall"][:, 0]  # [IoU, area, maxDets]
+    cases = {"ar_10": (0, 0), "ar_100": (0, 1), "ar_1000": (0, 2), "ar_small": (1, 2), "ar_medium": (2, 2), "ar_large": (3, 2)}
+    return {name: round(100 * float(np.mean(recall[:, area, count])), 2) for name, (area, count) in cases.items()}
+
+
+def score(pool: ProcessPoolExecutor, folder: Path, assignments: list[str] | None, limit: int) -> dict[str, Any]:
+    """One row: a variant on one data set."""
+    truth = json.loads((folder / "annotations.json").read_text())
+    images = truth["images"][: limit or None]
+    outcomes = list(pool.map(timed, [(folder / "images" / image["file_name"], assignments) for image in images]))
+    results = [
+        {"image_id": image["id"], "category_id": 1, **mask} for image, (masks, _) in zip(images, outcomes, strict=True) for mask in masks
+    ]
+    return {
+        "images": len(images),
+        "masks_per_image": round(len(results) / len(images), 1),
+        "cpu_seconds_per_image": round(float(np.median([seconds for _, seconds in outcomes])), 3),
+        **evaluate(folder / "annotations.json", [image["id"] for image in images], results),
+    }
+
+
+def main() -> None:
+    """Run the variants asked for and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", default=["felzenszwalb", "default"], help="names, or `all`")
+    parser.add_argument("--limit", type=int, default=0, help="images of each data set, 0 for all")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    names = list(VARIANTS) if arguments.variants == ["all"] else arguments.variants
+    rows = finished_rows(arguments.out, arguments.limit)
+    done = {(row["variant"], row["set"]) for row in rows}
+    folders = sorted(p.parent for p in arguments.data.glob("*/annotations.json"))
+    with ProcessPoolExecutor(2, initializer=one_thread) as pool:
+        for name, folder in product(names, folders):
+            if (name, folder.name) in done:
+                continue
+            rows.append({"variant": name, "set": folder.name, **score(pool, folder, VARIANTS[name], arguments.limit)})
+            report = {"conditions": conditions(), "limit": arguments.limit, "rows": rows}
+            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    print_table(rows)
+
+
+def finished_rows(out: Path, limit: int) -> list[dict[str, Any]]:
+    """The rows of an earlier run that was stopped; delete the file to measure anew."""
+    if not out.exists():
+        return []
+    report = json.loads(out.read_text())
+    if report["limit"] != limit:
+        raise SystemExit(f"{out} was made with --limit {report['limit']}: delete it, or name another file with --out")
+    return list(report["rows"])
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """All rows as a table."""
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column, justify="left" if column in ("variant", "set") else "right")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    Console(width=200).print(table)
+
+
+if __name__ == "__main__":
+    main()
