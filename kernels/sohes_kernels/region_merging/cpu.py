@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["merge_graph_cpu"]
 
 _NONE = -1
-_MANY = 32  # neighbors from which on bounds are cheaper than cosines, measured
-_REACH = 0.002  # radians a region may turn from its anchor before its bounds are raised, measured
 _HALF_TURN = 3.2  # at least pi: nothing is known of the direction
 _ABOVE_ALL = np.float32(2.0)
 _MARGIN = 1e-6  # far above the rounding of a float32 cosine, so that a bound is never equal to what it bounds
@@ -35,7 +33,8 @@ _MARGIN = 1e-6  # far above the rounding of a float32 cosine, so that a bound is
 _REGION = np.dtype(
     [
         ("norm", np.float64),
-        ("turned", np.float64),  # angle from the anchor
+        ("turned", np.float64),  # angle from the anchor, 0 without one
+        ("reach", np.float64),  # angle from the anchor within which the bounds hold, 0 without one
         ("anchor_norm", np.float64),
         ("anchor", np.int32),  # row of the sums with the direction that the bounds start from, or _NONE: few neighbors, no bounds
         ("name", np.int32),  # lowest member
@@ -55,7 +54,7 @@ _compiled = numba.njit(cache=True, nogil=True)
 
 
 def merge_graph_cpu(
-    sums: NDArray[np.float32], pairs: NDArray[np.int64], thresholds: NDArray[np.float32]
+    sums: NDArray[np.float32], pairs: NDArray[np.int64], thresholds: NDArray[np.float32], *, many: int = 32, reach: float = 0.002
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Merge the regions of a graph in order of cosine similarity; see `merge_region_graph` for the contract.
 
@@ -63,20 +62,25 @@ def merge_graph_cpu(
         sums: region features, float32 [R, C]; overwritten.
         pairs: distinct adjacent pairs, the lower index first, int64 [E, 2].
         thresholds: strictly decreasing, float32 [T].
+        many: neighbors from which on a region has bounds; this and the next change the speed only, and were measured.
+        reach: radians a region may turn before its bounds are raised.
 
     Returns:
         The lowest member of each region's merged region at each threshold, int64 [T, R]; the merged
         pairs in order, int64 [M, 2]; their similarities, float32 [M].
     """
-    n_regions, n_edges = len(sums), len(pairs)
+    return _merge(sums, pairs, thresholds, *_unmerged(len(sums), len(pairs)), many, reach)
+
+
+def _unmerged(n_regions: int, n_edges: int) -> tuple[Records, Records, Records, NDArray[np.int32]]:
+    """Regions, half-edges and edges before they are linked and measured, and a heap of the edges in any order."""
     regions = np.zeros(n_regions, _REGION)
     for field in ("anchor", "first", "measured", "met"):
         regions[field] = _NONE
     regions["name"] = np.arange(n_regions)
-    halves = np.zeros(2 * n_edges, _HALF)
     edges, heap = np.zeros(n_edges, _EDGE), np.arange(n_edges, dtype=np.int32)
     edges["slot"] = heap
-    return _merge(sums, pairs, thresholds, regions, halves, edges, heap)
+    return regions, np.zeros(2 * n_edges, _HALF), edges, heap
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
@@ -223,23 +227,24 @@ def _forget_measured(regions: Records, halves: Records, region: int) -> None:
 
 
 @_compiled
-def _anchor(sums: NDArray[np.float32], regions: Records, u: int, row: int) -> None:
+def _anchor(sums: NDArray[np.float32], regions: Records, u: int, row: int, reach: float) -> None:
     """Let the bounds of region u start from its present direction, kept in a row of the sums that is no longer needed."""
     sums[row] = sums[u]
-    regions[u].anchor, regions[u].anchor_norm, regions[u].turned = row, regions[u].norm, 0.0
+    regions[u].anchor, regions[u].anchor_norm = row, regions[u].norm
+    regions[u].turned, regions[u].reach = 0.0, reach
 
 
 @_compiled
 def _loosen(
     sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, heap: NDArray[np.int32], u: int, row: int
 ) -> None:
-    """Turn the keys of an anchored region that has changed into bounds that hold within `_REACH` of its anchor.
+    """Turn the keys of an anchored region that has changed into bounds that hold within reach of its anchor.
 
     Beyond that reach the anchor moves: a bound for all directions around the old one is raised by the way to the new one.
     """
-    loosened = regions[u].turned + _REACH
+    loosened = regions[u].turned + regions[u].reach
     turned = _angle(sums, u, regions[u].norm, regions[u].anchor, regions[u].anchor_norm)
-    if turned > _REACH:
+    if turned > regions[u].reach:
         h = regions[u].first
         while h != _NONE:
             e = h >> 1
@@ -248,7 +253,7 @@ def _loosen(
                 _sift_up(edges, heap, edges[e].slot)
             h = halves[h].after
         loosened += turned
-        _anchor(sums, regions, u, row)
+        _anchor(sums, regions, u, row, regions[u].reach)
     else:
         regions[u].turned = turned
     h = regions[u].measured
@@ -256,8 +261,7 @@ def _loosen(
         e, neighbor = h >> 1, halves[h ^ 1].region
         if edges[e].measured:
             edges[e].measured = False
-            reach = regions[neighbor].turned + _REACH if regions[neighbor].anchor != _NONE else 0.0
-            edges[e].key = _raised(edges[e].key, loosened + reach)
+            edges[e].key = _raised(edges[e].key, loosened + regions[neighbor].turned + regions[neighbor].reach)
             _sift_up(edges, heap, edges[e].slot)
         h = halves[h].after_measured
     _forget_measured(regions, halves, u)
@@ -306,19 +310,22 @@ def _absorb(
     v: int,
     merge: int,
     size: int,
+    many: int,
+    reach: float,
 ) -> int:
     """Add region v to region u, with its edges; returns the heap's new size."""
-    many = regions[u].degree + regions[v].degree >= _MANY
+    has_many = regions[u].degree + regions[v].degree >= many
     for c in range(sums.shape[1]):
         sums[u, c] += sums[v, c]
     regions[u].norm = math.sqrt(_dot(sums, u, u))
-    if many and regions[u].anchor != _NONE:
+    if has_many and regions[u].anchor != _NONE:
         _loosen(sums, regions, halves, edges, heap, u, v)
     else:
         _forget_measured(regions, halves, u)
-        regions[u].anchor = _NONE
-        if many:
-            _anchor(sums, regions, u, v)
+        if has_many:
+            _anchor(sums, regions, u, v, reach)
+        else:
+            regions[u].anchor, regions[u].turned, regions[u].reach = _NONE, 0.0, 0.0
         h = regions[u].first
         while h != _NONE:
             _remeasure(sums, regions, halves, edges, heap, h >> 1, size)
@@ -335,6 +342,7 @@ def _absorb(
             _link(regions, halves, h, u)
             _remeasure(sums, regions, halves, edges, heap, h >> 1, size)
         h = after
+    regions[v].first = _NONE
     return size
 
 
@@ -347,6 +355,8 @@ def _merge(
     halves: Records,
     edges: Records,
     heap: NDArray[np.int32],
+    many: int,
+    reach: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     n_regions, size = sums.shape[0], pairs.shape[0]
     for r in range(n_regions):
@@ -378,7 +388,7 @@ def _merge(
             size = _remove(edges, heap, e, size)
             _unlink(regions, halves, 2 * e)
             _unlink(regions, halves, 2 * e + 1)
-            size = _absorb(sums, regions, halves, edges, heap, u, v, n_merges, size)
+            size = _absorb(sums, regions, halves, edges, heap, u, v, n_merges, size, many, reach)
             n_merges += 1
         for r in range(n_regions):  # parents are lower, so one pass settles every root
             roots[t, r] = r if parents[r] == r else roots[t, parents[r]]
