@@ -6,7 +6,7 @@ Cases, each on a square grid of patches:
     smooth      blurred noise of a fifth of the side and white noise of a third of its size: regions grow like those of a photograph
     noisy       barely blurred noise and as much white noise: little merges before the last thresholds
     background  one common feature and white noise: a single region swallows the others one by one and has thousands of neighbors;
-                only up to 60 patches a side, as the plain scan takes a quarter of an hour at 128
+                only up to 60 patches a side, for the sake of the other providers
 
 A time counts from the feature map [C, h, w] to the region maps, on the clock of the processor, which other work on the machine
 stretches less than that of the wall; first use (compilation) is left out. No time is reported unless the maps equal the plain scan's.
@@ -152,7 +152,7 @@ def one_thread() -> None:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     table = Table(title="region merging, one core, milliseconds of processor time")
-    for column in ("case", "patches x channels", "provider", "median", "least", "runs", "times the reference"):
+    for column in ("case", "patches x channels", "provider", "median", "least", "runs", "times as fast as the reference"):
         table.add_column(column, justify="left" if column in ("case", "provider") else "right")
     for row in rows:
         size = f"{row['side']} x {row['side']} x {row['channels']}"
