@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ConfigError", "ImageError", "SohesError", "StoreError", "UsageError", "WeightsError", "nearest"]
+__all__ = ["ConfigError", "DatasetError", "ImageError", "SohesError", "StoreError", "UsageError", "WeightsError", "nearest"]
 
 
 class SohesError(Exception):
@@ -53,6 +53,10 @@ class WeightsError(SohesError):
 
 class StoreError(SohesError):
     """A label folder or record that cannot be read, or that belongs to another run."""
+
+
+class DatasetError(SohesError):
+    """An annotation file or a data set that cannot be read, or contradicts itself or the labels it is compared with."""
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

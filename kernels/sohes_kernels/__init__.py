@@ -5,14 +5,17 @@ Importing this package imports neither torch nor numba nor triton: each backend 
 
 from sohes_kernels.mask_intersection import mask_areas, mask_intersections, pack_masks, unpack_masks
 from sohes_kernels.region_merging import RegionMerging, grid_edges, merge_region_graph, merge_regions
+from sohes_kernels.run_intersection import RunMasks, run_intersections
 
 __all__ = [
     "RegionMerging",
+    "RunMasks",
     "grid_edges",
     "mask_areas",
     "mask_intersections",
     "merge_region_graph",
     "merge_regions",
     "pack_masks",
+    "run_intersections",
     "unpack_masks",
 ]

@@ -1,0 +1,225 @@
+"""One image: its predicted and annotated masks read, checked and matched; only counts are kept.
+
+What comes back is small whatever the image: right predictions by rank, the best hundred with their scores (average precision orders
+them across images), and the counts of the hierarchy. So memory grows with neither masks nor pixels. Everything that is wrong with the
+masks of an image is named by file and id, and such an image has no counts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sohes_kernels import run_intersections
+
+from sohes_cli.errors import SohesError
+from sohes_cli.evaluation.hierarchy_scores import ForestCounts, HierarchyCounts
+from sohes_cli.evaluation.matching import mask_ious, match_detections
+from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.structures import Forest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from sohes_kernels import RunMasks
+
+    from sohes_cli.labels.sources import ImageEntry, Location
+
+__all__ = ["LARGEST_RANK", "PRECISION_RANK", "ImageOutcome", "ImageTask", "score_image"]
+
+LARGEST_RANK = 1000
+"""Predictions of an image that count, the best-scoring ones."""
+
+PRECISION_RANK = 100
+"""Predictions of an image that count for average precision, as COCO has it."""
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """What to compare.
+
+    Args:
+        index: position of the image in the ground truth.
+        image: the image, with its size.
+        truth: its annotations.
+        predicted: its predictions; None if there are none to be had.
+        default_score: score of a prediction that has none; None where that is an error.
+    """
+
+    index: int
+    image: ImageEntry
+    truth: Location
+    predicted: Location | None
+    default_score: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageOutcome:
+    """What one image adds to the scores; T thresholds, D predictions of which E = min(D, 100) count for precision.
+
+    Args:
+        index: position of the image in the ground truth.
+        problems: what is wrong with its masks, one sentence each; with any, the rest is empty.
+        has_predictions: whether the predictions know this image, with masks or without.
+        n_predictions: its predictions, those past the 1,000th included.
+        n_crowds: crowd regions.
+        n_truths: annotations that count, of all sizes, small, medium, large, int64 [4].
+        hits: whether a prediction is right, bool [T, D], all sizes.
+        hits_by_size: right predictions on small, medium and large annotations, int64 [3, T].
+        scores: float64 [E], descending.
+        is_matched: bool [T, E], all sizes.
+        is_ignored: bool [T, E], all sizes.
+        hierarchy: counts of part-of pairs; None if the predictions have no forest.
+        forest: counts of the predicted forest; None likewise.
+        truth_forest: counts of the annotated forest.
+    """
+
+    index: int
+    problems: list[str] = field(default_factory=list)
+    has_predictions: bool = False
+    n_predictions: int = 0
+    n_crowds: int = 0
+    n_truths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(4, np.int64))
+    hits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((10, 0), bool))
+    hits_by_size: NDArray[np.int64] = field(default_factory=lambda: np.zeros((3, 10), np.int64))
+    scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    is_matched: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((10, 0), bool))
+    is_ignored: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((10, 0), bool))
+    hierarchy: HierarchyCounts | None = None
+    forest: ForestCounts | None = None
+    truth_forest: ForestCounts = field(default_factory=ForestCounts)
+
+
+@dataclass(frozen=True)
+class _Masks:
+    """The masks of one side and what the file says of them; `forest` is None where no annotation has the key `parent`."""
+
+    runs: RunMasks
+    data: list[dict[str, Any]]
+    forest: Forest | None
+    problems: list[str]
+
+
+def score_image(task: ImageTask) -> ImageOutcome:
+    """Read, check and match the masks of one image."""
+    try:
+        truth = _read(task.image, task.truth)
+        predicted = _read(task.image, task.predicted) if task.predicted is not None else None
+    except SohesError as error:
+        return ImageOutcome(task.index, [str(error)])
+    problems = truth.problems + _area_problems(task, truth.data)
+    if predicted is not None:
+        problems += predicted.problems + _score_problems(task, predicted.data)
+    return ImageOutcome(task.index, problems) if problems else _compare(task, truth, predicted)
+
+
+def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageOutcome:
+    order = np.argsort(_categories(truth.data), kind="stable")  # pycocotools goes through the categories in turn
+    is_crowd = np.array([bool(truth.data[i].get("iscrowd")) for i in order], bool)
+    truth_pixels = truth.runs.areas()[order]
+    truth_areas = np.array([truth.data[i].get("area", a) for i, a in zip(order, truth_pixels, strict=True)], np.float64)
+    scores = _scores(predicted, task.default_score)
+    ranked = _ranked(predicted, scores)
+    best = ranked[:LARGEST_RANK]
+    runs = None if predicted is None else predicted.runs[best]
+    areas = np.zeros(0, np.int64) if runs is None else runs.areas()
+    shared = np.zeros((0, len(order)), np.int64) if runs is None else run_intersections(runs, truth.runs[order])
+    ious = mask_ious(shared, areas, truth_pixels, is_crowd)
+    matches = match_detections(ious, areas.astype(np.float64), truth_areas, is_crowd)
+    hits = matches.is_matched & ~matches.is_ignored
+    truth_forest, rows = _without_crowds(truth, order, is_crowd)
+    forest = None if predicted is None or predicted.forest is None else _reordered(predicted.forest, ranked)
+    return ImageOutcome(
+        index=task.index,
+        has_predictions=predicted is not None,
+        n_predictions=len(ranked),
+        n_crowds=int(is_crowd.sum()),
+        n_truths=matches.n_truths,
+        hits=hits[0],
+        hits_by_size=hits[1:].sum(2),
+        scores=scores[best][:PRECISION_RANK],
+        is_matched=matches.is_matched[0, :, :PRECISION_RANK].copy(),
+        is_ignored=matches.is_ignored[0, :, :PRECISION_RANK].copy(),
+        hierarchy=None if forest is None else HierarchyCounts.of(ious[:, rows], forest, truth_forest),
+        forest=None if forest is None else ForestCounts.of(forest),
+        truth_forest=ForestCounts.of(truth_forest),
+    )
+
+
+def _ranked(predicted: _Masks | None, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Positions of the predictions, best first; of equal scores the lower category, then the earlier one, as in pycocotools."""
+    if predicted is None:
+        return np.zeros(0, np.int64)
+    return np.lexsort((_categories(predicted.data), -scores)).astype(np.int64)
+
+
+def _scores(predicted: _Masks | None, default_score: float | None) -> NDArray[np.float64]:
+    return np.array([a.get("score", default_score) for a in predicted.data] if predicted else [], np.float64)
+
+
+def _categories(data: list[dict[str, Any]]) -> NDArray[np.int64]:
+    ids = [a.get("category_id") for a in data]
+    return np.array([i if isinstance(i, int) else 0 for i in ids], np.int64)
+
+
+def _without_crowds(truth: _Masks, order: NDArray[np.int64], is_crowd: NDArray[np.bool_]) -> tuple[Forest, NDArray[np.int64]]:
+    """The annotated forest without crowd regions, and the column of the IoUs that each of its nodes has."""
+    columns = np.flatnonzero(~is_crowd)
+    if truth.forest is None:
+        return Forest((-1,) * len(columns)), columns
+    node = {int(order[column]): i for i, column in enumerate(columns)}
+    parents = truth.forest.parents
+    return Forest(tuple(node.get(parents[int(order[column])], -1) for column in columns)), columns
+
+
+def _reordered(forest: Forest, ranked: NDArray[np.int64]) -> Forest:
+    """The forest with its nodes in the order of `ranked`."""
+    node = {old: new for new, old in enumerate(ranked.tolist())}
+    return Forest(tuple(node[p] if (p := forest.parents[old]) >= 0 else -1 for old in ranked.tolist()))
+
+
+def _read(image: ImageEntry, location: Location) -> _Masks:
+    data = location.load()
+    runs, reasons = parse_segmentations([a.get("segmentation") for a in data], image.height, image.width)
+    problems = [f"{location.path}: annotation {_name(data, i)} of {image}: {reason}." for i, reason in reasons.items()]
+    forest = None
+    if any("parent" in a for a in data):
+        try:
+            forest = _forest(data)
+        except ValueError as error:
+            problems.append(f"{location.path}: {image}: {error}.")
+    return _Masks(runs, data, forest, problems)
+
+
+def _forest(data: list[dict[str, Any]]) -> Forest:
+    position: dict[Any, int] = {}
+    for i, a in enumerate(data):
+        if a.get("id") is None or a["id"] in position:
+            raise ValueError(f"annotation id {a.get('id')!r} occurs twice or not at all, so that no `parent` can name it")
+        position[a["id"]] = i
+    for a in data:
+        if a.get("parent") is not None and a["parent"] not in position:
+            raise ValueError(f"annotation {a['id']} names the parent {a['parent']!r}, which this image does not have")
+    return Forest(tuple(-1 if a.get("parent") is None else position[a["parent"]] for a in data))
+
+
+def _area_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
+    bad = [i for i, a in enumerate(data) if not _is_finite(a.get("area", 0)) or a.get("area", 0) < 0]
+    return [f"{task.truth.path}: annotation {_name(data, i)} of {task.image}: its area is {data[i]['area']!r}." for i in bad]
+
+
+def _score_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
+    path = task.predicted.path if task.predicted is not None else ""
+    bad = [i for i, a in enumerate(data) if not _is_finite(a.get("score", task.default_score))]
+    shown = [(i, f"its score is {data[i]['score']!r}" if "score" in data[i] else "it has no score") for i in bad]
+    return [f"{path}: annotation {_name(data, i)} of {task.image}: {reason}." for i, reason in shown]
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _name(data: list[dict[str, Any]], index: int) -> str:
+    """An annotation's id, or its place among those of its image."""
+    return str(data[index]["id"]) if "id" in data[index] else f"number {index + 1}"

@@ -1,0 +1,143 @@
+"""The picture of an evaluation: AR against the number of masks an image, and AR by size, for each set of predictions.
+
+Scores are those over all annotated images. Published scores of the same data set, which exist for 1,000 masks an image, stand as
+marks at the right end of the curves.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sohes_cli.errors import StoreError, UsageError
+from sohes_cli.evaluation.image_scores import LARGEST_RANK
+from sohes_cli.evaluation.published import check_published, published_ar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sohes_cli.evaluation.session import Comparison
+    from sohes_cli.labels.sources import LabelSource
+
+__all__ = ["check_plot", "draw_plot"]
+
+_FORMATS = (".png", ".svg", ".pdf")
+_SIZES = (("all", "ar_1000"), ("small\n< 32²", "ar_small"), ("medium\n32² - 96²", "ar_medium"), ("large\n> 96²", "ar_large"))
+_INK, _FAINT = "#222222", "#d9d9d9"
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito, told apart by everyone
+_LEAST_GAP = 0.045  # between two labels, of the height of the panel
+
+
+def check_plot(path: Path, published: str | None) -> None:
+    """Refuse a picture that cannot be drawn, before hours are spent on its scores.
+
+    Raises:
+        UsageError: if the format is unknown, the path is a folder, or no published scores are known for the data set.
+    """
+    if path.suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"--plot {path}: the format {path.suffix or 'of a file without suffix'!r} is not known.", f"Use {', '.join(_FORMATS)}."
+        )
+    if path.is_dir():
+        raise UsageError(f"--plot {path} is a folder.", "Name the file to write, such as ar.png.")
+    if published is not None:
+        check_published(published)
+
+
+def draw_plot(path: Path, truth: LabelSource, comparisons: Sequence[Comparison], published: str | None = None) -> None:
+    """Draw the scores and write the picture.
+
+    Args:
+        path: the file, .png, .svg or .pdf; one that exists is replaced.
+        truth: the ground truth, whose `info` may name its data set.
+        comparisons: the predictions and their scores.
+        published: the data set whose published scores are shown; None for the one that the ground truth names.
+
+    Raises:
+        StoreError: if the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    dataset = published or truth.info.get("dataset")
+    figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
+    curves, sizes = figure.subplots(1, 2, width_ratios=(3, 2))
+    _draw_curves(curves, comparisons, published_ar(dataset))
+    _draw_sizes(sizes, comparisons)
+    evaluation = comparisons[0].evaluation
+    name = dataset or truth.path.name
+    figure.suptitle(f"{name}: {evaluation.images} images, {evaluation.annotations} annotated masks", fontsize=11, color=_INK)
+    figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to.") from error
+
+
+def _draw_curves(axes: Any, comparisons: Sequence[Comparison], published: dict[str, float]) -> None:
+    _prepare(axes, "mask AR (%)", "masks an image, best first")
+    ranks = np.arange(1, LARGEST_RANK + 1)
+    for comparison, color in zip(comparisons, _cycled(len(comparisons)), strict=True):
+        curve = 100 * comparison.evaluation.all_images.recall_curve
+        axes.plot(ranks, curve, color=color, linewidth=2, label=_label(comparison))
+    axes.set_xscale("log")
+    axes.set_xlim(1, LARGEST_RANK * (4 if published else 1.15))
+    highest = max([*published.values(), *(100 * float(c.evaluation.all_images.recall_curve[-1]) for c in comparisons)])
+    axes.set_ylim(0, min(105.0, 1.12 * highest + 1))
+    axes.set_xticks([1, 10, 100, 1000], ["1", "10", "100", "1000"])
+    axes.minorticks_off()
+    _draw_published(axes, published)
+
+
+def _draw_published(axes: Any, published: dict[str, float]) -> None:
+    """A mark for each method at 1,000 masks, its name beside it; names that would overlap are moved apart."""
+    gap, height = _LEAST_GAP * axes.get_ylim()[1], -np.inf
+    for method, score in sorted(published.items(), key=lambda item: item[1]):
+        height = max(score, height + gap)
+        axes.plot([LARGEST_RANK], [score], marker="D", markersize=4, color=_INK, linestyle="none", zorder=3)
+        axes.annotate(
+            f"{method} {score:.1f}",
+            (LARGEST_RANK, score),
+            (LARGEST_RANK * 1.25, height),
+            va="center",
+            fontsize=8,
+            color=_INK,
+            arrowprops={"arrowstyle": "-", "color": _FAINT, "shrinkA": 0, "shrinkB": 2},
+        )
+    if published:
+        axes.plot([], [], marker="D", markersize=4, color=_INK, linestyle="none", label="published")
+
+
+def _draw_sizes(axes: Any, comparisons: Sequence[Comparison]) -> None:
+    _prepare(axes, "mask AR@1000 (%)", "size of the annotated mask (pixels)")
+    width = 0.8 / len(comparisons)
+    for k, (comparison, color) in enumerate(zip(comparisons, _cycled(len(comparisons)), strict=True)):
+        summary = comparison.evaluation.all_images.summary()
+        heights = [100 * (summary[key] or 0.0) for _, key in _SIZES]
+        places = np.arange(len(_SIZES)) + (k - (len(comparisons) - 1) / 2) * width
+        bars = axes.bar(places, heights, 0.92 * width, color=color)
+        labels = ["none" if summary[key] is None else f"{height:.1f}" for height, (_, key) in zip(heights, _SIZES, strict=True)]
+        axes.bar_label(bars, labels, padding=2, fontsize=8 if len(comparisons) <= 3 else 6, color=_INK)
+    axes.set_xticks(np.arange(len(_SIZES)), [label for label, _ in _SIZES])
+    axes.margins(y=0.12)
+
+
+def _prepare(axes: Any, vertical: str, horizontal: str) -> None:
+    axes.set_ylabel(vertical, color=_INK)
+    axes.set_xlabel(horizontal, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color=_FAINT, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9, colors=_INK)
+
+
+def _cycled(count: int) -> list[str]:
+    return [_COLORS[k % len(_COLORS)] for k in range(count)]
+
+
+def _label(comparison: Comparison) -> str:
+    evaluation = comparison.evaluation
+    per_image = evaluation.masks / max(evaluation.images_with_predictions, 1)
+    return f"{comparison.predicted.path.name} ({per_image:.0f} masks an image)"

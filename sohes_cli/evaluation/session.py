@@ -1,0 +1,147 @@
+"""One run of `sohes evaluate`: predictions against a ground truth, image by image, over several processes.
+
+Only the places of an image's annotations in the files travel to the processes, which read and compare them, and only counts come back,
+so that memory is bounded whatever the number of masks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import typer
+from tqdm import tqdm
+
+from sohes_cli.errors import DatasetError, SohesError
+from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
+from sohes_cli.evaluation.image_scores import ImageOutcome, ImageTask, score_image
+from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
+from sohes_cli.labels.sources import LabelSource, open_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["Comparison", "evaluate_predictions"]
+
+_SHOWN_PROBLEMS = 20
+_WORTH_A_PROCESS = 64  # images; starting a process takes longer than scoring fewer
+_AHEAD = 4  # tasks a process that wait for it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions, how their images were paired with the annotated ones, and their scores."""
+
+    predicted: LabelSource
+    pairing: Pairing
+    evaluation: Evaluation
+
+
+def evaluate_predictions(
+    truth: LabelSource, prediction: Path, match: ImageMatch = ImageMatch.auto, workers: int = 0, quiet: bool = False
+) -> Comparison:
+    """Score the predictions of one file or label folder.
+
+    Args:
+        truth: the ground truth, an annotation file.
+        prediction: a label folder, a COCO annotation file or a COCO result file.
+        match: how images are paired.
+        workers: processes, 0 for one a core.
+        quiet: show no progress bar even on a terminal.
+
+    Raises:
+        SohesError: if a file cannot be read, its images are not those of the ground truth, or masks are damaged; each of these is
+            written to stderr by file and id.
+        DatasetError: if every score is 0.
+    """
+    predicted = open_source(prediction)
+    pairing = pair_images(truth, predicted, match)
+    tasks = _tasks(truth, predicted, pairing)
+    outcomes: list[ImageOutcome | None] = [None] * len(truth.images)
+    with tqdm(total=len(outcomes), desc=prediction.name, unit="image", disable=quiet or not sys.stderr.isatty(), leave=False) as progress:
+        for outcome in _scored(tasks, _processes(workers, len(outcomes))):
+            outcomes[outcome.index] = outcome
+            progress.update()
+    done = [outcome for outcome in outcomes if outcome is not None]
+    _refuse_problems(done)
+    evaluation = evaluation_of(done)
+    if evaluation.found_nothing:
+        raise _all_zero(truth, predicted, pairing, evaluation)
+    return Comparison(predicted, pairing, evaluation)
+
+
+def _tasks(truth: LabelSource, predicted: LabelSource, pairing: Pairing) -> Iterator[ImageTask]:
+    default_score = 1.0 if predicted.kind == "annotation file" else None
+    for index, (image, location, partner) in enumerate(zip(truth.images, truth.locations, pairing.partners, strict=True)):
+        yield ImageTask(index, image, location, predicted.locations[partner] if partner >= 0 else None, default_score)
+
+
+def _processes(workers: int, images: int) -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(workers or min(cores, images // _WORTH_A_PROCESS), images)
+
+
+def _scored(tasks: Iterator[ImageTask], workers: int) -> Iterable[ImageOutcome]:
+    """The outcomes, in any order."""
+    if workers <= 1:
+        yield from map(score_image, tasks)
+        return
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupt)
+    try:
+        yield from _windowed(executor.submit, tasks, workers * _AHEAD)
+    except BrokenProcessPool as error:
+        raise SohesError("A worker process was killed, most likely for want of memory.", "Run again with fewer --workers.") from error
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.kill()
+        raise
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _windowed(submit: Callable[..., Future[ImageOutcome]], tasks: Iterator[ImageTask], window: int) -> Iterator[ImageOutcome]:
+    pending = {submit(score_image, task) for task in islice(tasks, window)}
+    while pending:
+        finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+        for future in finished:
+            yield future.result()
+        pending |= {submit(score_image, task) for task in islice(tasks, len(finished))}
+
+
+def _ignore_interrupt() -> None:
+    """Ctrl-C reaches every process of the terminal; the main one ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _refuse_problems(outcomes: list[ImageOutcome]) -> None:
+    problems = [problem for outcome in outcomes for problem in outcome.problems]
+    if not problems:
+        return
+    for problem in problems[:_SHOWN_PROBLEMS]:
+        typer.echo(problem, err=True)
+    if len(problems) > _SHOWN_PROBLEMS:
+        typer.echo(f"... and {len(problems) - _SHOWN_PROBLEMS} more.", err=True)
+    n_images = sum(bool(outcome.problems) for outcome in outcomes)
+    raise DatasetError(
+        f"{len(problems)} problem{'s' * (len(problems) != 1)} in the masks of {n_images} of {len(outcomes)} images; no score was computed.",
+        "The messages above name each by file and id. Mend or remove these masks.",
+    )
+
+
+def _all_zero(truth: LabelSource, predicted: LabelSource, pairing: Pairing, evaluation: Evaluation) -> DatasetError:
+    if not evaluation.annotations:
+        return DatasetError(f"{truth.path} holds no masks that count.", "Give the annotation file of your images with --gt.")
+    if not evaluation.masks:
+        return DatasetError(f"{predicted.path} holds no masks for the images of {truth.path}.", "Run `sohes explore` or your model first.")
+    return DatasetError(
+        f"Every score of {predicted.path} is 0: none of its {evaluation.masks} masks overlaps an annotation by half.",
+        f"The usual cause is that images were paired wrongly (here by {pairing.by}): see --match, and look at both: `sohes view --html`.",
+    )

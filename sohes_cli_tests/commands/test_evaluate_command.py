@@ -1,0 +1,239 @@
+"""`sohes evaluate` as users run it: tables, JSON, pictures, notes, and errors that name file and id."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def box(height: int, width: int, y: int, x: int, size: int) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[y : y + size, x : x + size] = 1
+    rle = coco_mask.encode(mask)
+    return {"size": [height, width], "counts": rle["counts"].decode()}
+
+
+@pytest.fixture
+def case() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Two images, each a whole with a part; results that find all four and one thing more."""
+    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "entity"}]}
+    results = []
+    for image_id in (1, 2):
+        truth["images"].append({"id": image_id, "file_name": f"{image_id}.jpg", "height": 60, "width": 80})
+        for k, (y, x, size) in enumerate([(5, 5, 40), (10, 10, 12)]):
+            annotation = {
+                "id": 10 * image_id + k,
+                "image_id": image_id,
+                "category_id": 1,
+                "iscrowd": 0,
+                "area": size**2,
+                "bbox": [x, y, size, size],
+            }
+            truth["annotations"].append({**annotation, "segmentation": box(60, 80, y, x, size), "parent": 10 * image_id if k else None})
+            results.append({"image_id": image_id, "category_id": 1, "segmentation": box(60, 80, y, x, size), "score": 0.9 - 0.1 * k})
+        results.append({"image_id": image_id, "category_id": 1, "segmentation": box(60, 80, 50, 70, 8), "score": 0.1})
+    return truth, results
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, sohes: Callable, case: tuple[dict[str, Any], list[dict[str, Any]]]) -> Callable:
+    """Write the case, changed as wanted, and evaluate it."""
+
+    def run(*arguments: object, change: Callable[[dict[str, Any], list[dict[str, Any]]], object] = lambda _truth, _results: None) -> Any:
+        change(*case)
+        (tmp_path / "gt.json").write_text(json.dumps(case[0]))
+        (tmp_path / "results.json").write_text(json.dumps(case[1]))
+        return sohes("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", *arguments)
+
+    return run
+
+
+def test_table_shows_percent(evaluate: Callable) -> None:
+    result = evaluate()
+    assert result.code == 0
+    rows = {cells[0]: cells[1] for line in result.out.splitlines() if len(cells := [c.strip() for c in line.strip("│┃ ").split("│")]) == 2}
+    assert {k: rows[k] for k in ("AR@1", "AR@10", "AP", "AR@1000 small", "AR@1000 large")} == {
+        "AR@1": "50.0",
+        "AR@10": "100.0",
+        "AP": "100.0",
+        "AR@1000 small": "100.0",
+        "AR@1000 large": "-",
+    }
+    assert (rows["images"], rows["masks an image"]) == ("2", "3.0")
+    assert "2 images, 4 masks" in result.out
+
+
+def test_json_holds_scores_counts_and_nothing_else(evaluate: Callable, tmp_path: Path) -> None:
+    result = evaluate("--json")
+    data = json.loads(result.out)
+    assert (data["images"], data["annotations"], data["crowd_regions"]) == (2, 4, 0)
+    (prediction,) = data["predictions"]
+    assert prediction["path"] == str(tmp_path / "results.json")
+    assert (prediction["kind"], prediction["matched_by"], prediction["masks"]) == ("result file", "id", 6)
+    assert prediction["all_images"]["ar_1"] == 0.5
+    assert prediction["all_images"]["ar_large"] is None
+    assert prediction["hierarchy"] is None
+    assert data["forest"]["mean_depth"] == 2.0
+
+
+def test_hierarchy_of_results_with_ids_and_parents(evaluate: Callable) -> None:
+    def link(_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
+        for i, r in enumerate(results, start=1):
+            r |= {"id": i, "parent": None}
+        results[1]["parent"] = 1  # of the two pairs one is linked
+
+    result = evaluate("--json", change=link)
+    hierarchy = json.loads(result.out)["predictions"][0]["hierarchy"]
+    assert (hierarchy["part_of_recall"], hierarchy["pairs_found"], hierarchy["link_precision"]) == (0.5, 1.0, 1.0)
+    assert "part-of recall" in evaluate().out
+
+
+def test_label_folder_annotation_file_and_results_agree(sohes: Callable, reference_folder: Path, tmp_path: Path) -> None:
+    """One label set in all three forms against ground truth made of it; by itself it is perfect, hierarchy included."""
+    sohes("export", reference_folder, "--out", tmp_path / "gt.json")
+    exported = json.loads((tmp_path / "gt.json").read_text())
+    (tmp_path / "results.json").write_text(json.dumps(exported["annotations"]))
+    result = sohes("evaluate", reference_folder, tmp_path / "gt.json", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--json")
+    assert result.code == 0, result.err
+    folder, annotations, results = json.loads(result.out)["predictions"]
+    assert [p["kind"] for p in (folder, annotations, results)] == ["label folder", "annotation file", "result file"]
+    for key in ("all_images", "hierarchy", "forest", "masks"):
+        assert folder[key] == annotations[key] == results[key], key
+    assert folder["all_images"]["ar_1000"] == folder["all_images"]["ar_small"] == 1.0  # AP stops at 100 masks an image
+    assert folder["hierarchy"]["part_of_recall"] == folder["hierarchy"]["link_precision"] == 1.0
+
+
+def test_images_without_predictions_are_told_and_shown_apart(evaluate: Callable) -> None:
+    result = evaluate(change=lambda _truth, results: results.__delitem__(slice(3, None)))
+    assert result.code == 0
+    assert "no predictions for 1 of 2 annotated images (2.jpg)" in result.err
+    assert "predicted only" in result.out
+    assert [c.strip() for c in next(line for line in result.out.splitlines() if "AR@10 " in line).strip("│ ").split("│")] == [
+        "AR@10",
+        "50.0",
+        "100.0",
+    ]
+
+
+def test_images_without_annotations_are_told(evaluate: Callable) -> None:
+    result = evaluate(change=lambda _truth, results: results.append({**results[0], "image_id": 99}))
+    assert result.code == 0
+    assert "1 of its images are not annotated and not scored (image 99)" in result.err
+
+
+BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], object], str]] = {
+    "damaged run lengths": (
+        lambda _, r: r[1]["segmentation"].update(counts="~~"),
+        "results.json: annotation number 2 of 1.jpg: its run-length string",
+    ),
+    "mask of another size": (
+        lambda _, r: r[3].update(segmentation=box(80, 60, 1, 1, 5)),
+        "annotation number 1 of 2.jpg: its mask has size [80, 60]",
+    ),
+    "no mask": (lambda _, r: r[0].pop("segmentation"), "annotation number 1 of 1.jpg: its segmentation"),
+    "no score": (lambda _, r: r[0].pop("score"), "annotation number 1 of 1.jpg: it has no score"),
+    "score not a number": (lambda _, r: r[0].update(score=float("nan")), "its score is nan"),
+    "damaged annotation": (lambda t, _: t["annotations"][3]["segmentation"].update(counts="0"), "gt.json: annotation 21 of 2.jpg"),
+    "negative area": (lambda t, _: t["annotations"][0].update(area=-1), "gt.json: annotation 10 of 1.jpg: its area is -1"),
+    "unknown parent": (lambda t, _: t["annotations"][1].update(parent=77), "annotation 11 names the parent 77"),
+    "parents in a circle": (lambda t, _: t["annotations"][0].update(parent=11), "parents form a cycle"),
+    "annotation twice": (lambda t, _: t["annotations"].append(t["annotations"][0]), "holds the annotation id 10 more than once"),
+    "image twice": (lambda t, _: t["images"].append({**t["images"][0], "file_name": "x"}), "holds the image id 1 more than once"),
+    "annotation of no image": (lambda t, _: t["annotations"][0].update(image_id=8), "annotation 10 belongs to image 8"),
+    "other ids": (lambda _, r: [x.update(image_id=f"{x['image_id']:012}") for x in r], "No image id of"),
+    "no image id": (lambda _, r: r[0].pop("image_id"), "annotation 1 has no valid image_id"),
+    "no predictions": (lambda _, r: r.clear(), "holds no predictions"),
+    "nothing annotated": (lambda t, _: t["annotations"].clear(), "holds no masks that count"),
+    "nothing found": (lambda _, r: [x.update(segmentation=box(60, 80, 0, 70, 9)) for x in r], "Every score of"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named_and_never_a_silent_zero(name: str, evaluate: Callable) -> None:
+    change, words = BAD[name]
+    result = evaluate(change=change)
+    assert result.code == 1
+    assert words in result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
+
+
+def test_all_bad_masks_are_listed_up_to_twenty(evaluate: Callable) -> None:
+    def spoil(_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
+        results.extend({**results[0], "score": None} for _ in range(30))
+
+    result = evaluate(change=spoil)
+    assert result.code == 1
+    assert result.err.count("its score is None") == 20
+    assert "... and 10 more." in result.err
+    assert "30 problems in the masks of 1 of 2 images" in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--plot", "ar.gif"], "format '.gif' is not known"),
+        (["--plot", "ar"], "not known"),
+        (["--plot", "ar.png", "--published", "cocoo"], "Did you mean 'coco'?"),
+        (["--match", "name"], "has no file names"),
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], words: str, evaluate: Callable) -> None:
+    result = evaluate(*arguments)
+    assert result.code == 2
+    assert words in result.err
+
+
+def test_ground_truth_must_be_annotations(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
+    evaluate()
+    result = sohes("evaluate", tmp_path / "gt.json", "--gt", tmp_path / "results.json")
+    assert result.code == 2
+    assert "is a result file" in result.err
+    assert sohes("evaluate", tmp_path / "gt.json", "--gt", tmp_path / "none.json").code == 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_picture_is_drawn(suffix: str, evaluate: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "new" / f"ar{suffix}"
+    result = evaluate("--plot", path, "--published", "coco")
+    assert result.code == 0, result.err
+    assert f"Wrote {path}." in result.out
+    if suffix == ".png":
+        with Image.open(path) as picture:
+            assert min(picture.size) > 500
+            colors = {color for _, color in picture.convert("RGB").getcolors(1 << 24)}
+        assert {(0, 0x72, 0xB2), (255, 255, 255)} <= colors
+    elif suffix == ".svg":
+        assert b"<svg" in path.read_bytes()
+
+
+def test_converted_ground_truth_brings_its_published_scores(evaluate: Callable, tmp_path: Path) -> None:
+    evaluate("--plot", tmp_path / "plain.svg")
+    evaluate("--plot", tmp_path / "published.svg", change=lambda truth, _: truth.update(info={"dataset": "coco"}))
+    assert (tmp_path / "published.svg").stat().st_size > (tmp_path / "plain.svg").stat().st_size
+
+
+def test_interruption_ends_all_processes(case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path) -> None:
+    truth, results = case
+    images = [{**truth["images"][0], "id": i, "file_name": f"{i}.jpg"} for i in range(1, 3000)]
+    annotations = [{**truth["annotations"][0], "id": i, "image_id": i} for i in range(1, 3000)]
+    (tmp_path / "gt.json").write_text(json.dumps({**truth, "images": images, "annotations": annotations}))
+    (tmp_path / "results.json").write_text(json.dumps([{**results[0], "image_id": i} for i in range(1, 3000) for _ in range(40)]))
+    process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
+    time.sleep(4)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Interrupted." in err
