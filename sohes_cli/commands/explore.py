@@ -17,6 +17,9 @@ def explore(
         Path, typer.Argument(metavar="IMAGES", help="Folder of photographs, searched with its sub-folders.", show_default=False)
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Label folder to write; an unfinished one is continued.")] = Path("labels"),
+    image_list: Annotated[
+        Path | None, typer.Option("--list", help="Text file that names the images to label, one path a line.", show_default=False)
+    ] = None,
     preset: Annotated[str, typer.Option(help="Settings to start from: default (no download) or paper (DINO ViT-B/8).")] = "default",
     backbone: Annotated[
         str | None,
@@ -53,5 +56,7 @@ def explore(
     }
     given = {name: value for name, value in flags.items() if value is not None}
     resolved = explore_config(preset, config, settings or (), given)
-    if not explore_folder(images, out, resolved, workers=workers, device=device, overwrite=overwrite, as_json=as_json):
+    if not explore_folder(
+        images, out, resolved, workers=workers, device=device, overwrite=overwrite, as_json=as_json, image_list=image_list
+    ):
         raise typer.Exit(INTERRUPTED)

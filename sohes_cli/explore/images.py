@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE_SUFFIXES", "ImageListing", "Photograph", "list_images", "read_photograph", "reduced_size"]
+__all__ = ["IMAGE_SUFFIXES", "ImageListing", "Photograph", "list_images", "read_photograph", "reduced_size", "require_folder"]
 
 _JPEG_SUFFIXES = {".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo"}
 _OTHER_SUFFIXES = {".apng", ".avif", ".bmp", ".dib", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -89,7 +89,7 @@ def list_images(folder: Path) -> ImageListing:
         UsageError: if `folder` is missing or is no folder.
         SohesError: if it may not be read, is empty or holds no image.
     """
-    _require_folder(folder)
+    require_folder(folder)
     survey = _Survey(folder)
     survey.run()
     if not survey.names:
@@ -192,7 +192,13 @@ class _Survey:
             self.unreadable.append((name, "the link leads nowhere" if is_link else "it is not a regular file"))
 
 
-def _require_folder(folder: Path) -> None:
+def require_folder(folder: Path) -> None:
+    """Refuse an image folder that is missing or may not be read.
+
+    Raises:
+        UsageError: if it is missing or no folder.
+        SohesError: if it may not be read.
+    """
     try:
         os.scandir(folder).close()
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from sohes_cli.config import to_plain
 from sohes_cli.errors import SohesError, StoreError, UsageError
 from sohes_cli.explore.cascade_psp import load_refiner
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
+from sohes_cli.explore.image_list import listed_images
 from sohes_cli.explore.images import list_images
 from sohes_cli.explore.interruption import StopRequest
 from sohes_cli.explore.report import Outcome, Progress, announce, print_outcome
@@ -46,6 +47,7 @@ def explore_folder(
     device: str = "auto",
     overwrite: bool = False,
     as_json: bool = False,
+    image_list: Path | None = None,
 ) -> bool:
     """Label every photograph of a folder that has no record yet.
 
@@ -57,6 +59,7 @@ def explore_folder(
         device: a torch device or `auto`.
         overwrite: remove an old label set first.
         as_json: print the summary as JSON instead of a table.
+        image_list: a file that names the images to label; None for all of the folder.
 
     Returns:
         Whether all were done; false after Ctrl-C or SIGTERM, and the same call continues.
@@ -67,7 +70,7 @@ def explore_folder(
     shard = shard_of_environment()
     if overwrite and shard.count > 1:
         raise UsageError("--overwrite cannot be used with several processes.", f"Delete {out} first, or run once without a launcher.")
-    listing = list_images(images)
+    listing = list_images(images) if image_list is None else listed_images(images, image_list)
     device = _own_device(device, config, shard)
     backbone = build_backbone(config.features, device)
     if config.refinement.method == "cascadepsp":
