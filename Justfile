@@ -30,5 +30,9 @@ bench:
     python benchmarks/region_merging.py
     python benchmarks/explore.py
 
+# scores and time against pycocotools; DATA holds annotated sets, LABELS their labels
+bench-evaluation DATA LABELS OUT="benchmarks/results/evaluation.json":
+    python benchmarks/evaluation.py --data {{DATA}} --labels {{LABELS}} --out {{OUT}} --large
+
 # everything that a change must pass
 check: lint types test

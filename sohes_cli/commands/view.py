@@ -1,4 +1,4 @@
-"""`sohes view`: label records as pictures, or as a tree in the terminal."""
+"""`sohes view`: label records as pictures, as a web page, or as a tree in the terminal."""
 
 from __future__ import annotations
 
@@ -20,22 +20,50 @@ def view(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures.", show_default=False)] = None,
     images: Annotated[Path | None, typer.Option("--images", help="Image folder, if not the manifest's.", show_default=False)] = None,
     max_masks: Annotated[int, typer.Option("--max-masks", min=1, help="Show this many masks an image, the best-scoring ones.")] = 60,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Folder for a web page to look at the hierarchies.", show_default=False)
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Labels to show beside these on the web page; also a COCO file.", show_default=False)
+    ] = None,
+    max_side: Annotated[int, typer.Option("--max-side", min=64, max=8192, help="Longest side of the page's photographs in pixels.")] = 1280,
 ) -> None:
-    """Draw the masks and forests of images, or print those of one.
+    """Show masks and forests as pictures, a web page or a tree.
 
-    Example: sohes view labels/ --out view/
+    Example: sohes view labels/ --html report/
     """
-    if labels.is_dir():
-        if out is None:
-            raise UsageError(f"{labels} is a folder: --out is missing.", "Name a folder for its pictures, or view a single .json file.")
-        _draw_folder(labels, out, images, max_masks)
-    elif labels.is_file():
-        _show_record(labels, out, images, max_masks)
-    else:
+    if against is not None and html is None:
+        raise UsageError("--against needs --html: only the web page shows two label sets.", "Name a folder for the page with --html.")
+    if not labels.exists():
         raise UsageError(f"{labels} does not exist.", "Give a label folder written by `sohes explore`, or one of its .json files.")
+    failures = [] if html is None else _write_page(labels, html, images, against, max_side, max_masks)
+    if labels.is_dir():
+        if out is None and html is None:
+            raise UsageError(
+                f"{labels} is a folder: --out is missing.",
+                "Name a folder for its pictures, one for a page with --html, or view a .json file.",
+            )
+        failures += [] if out is None else _draw_folder(labels, out, images, max_masks)
+    elif out is not None or html is None:
+        _show_record(labels, out, images, max_masks)
+    if failures:
+        raise SohesError(" ".join(failures), "The messages above say why.")
 
 
-def _draw_folder(labels: Path, out: Path, images: Path | None, max_masks: int) -> None:
+def _write_page(labels: Path, html: Path, images: Path | None, against: Path | None, max_side: int, max_masks: int) -> list[str]:
+    from sohes_cli.view.html_report import open_labels, write_report
+
+    label_set = open_labels(labels)
+    other = None if against is None else open_labels(against)
+    done = write_report(label_set, images or _images_of_set(labels), html, max_side, max_masks, other)
+    typer.echo(f"Wrote a page of {done.n_written} images: open {html / 'index.html'} in a browser.")
+    if done.n_without_other or done.n_other_only:
+        typer.echo(f"{against} lacks {done.n_without_other} of these images and has {done.n_other_only} others.")
+    n_images = done.n_written + done.n_failed
+    return [f"{done.n_failed} of {n_images} images could not be shown."] if done.n_failed else []
+
+
+def _draw_folder(labels: Path, out: Path, images: Path | None, max_masks: int) -> list[str]:
     from sohes_cli.labels.manifest import image_folder, read_manifest
     from sohes_cli.labels.store import LabelStore
     from sohes_cli.view.pictures import write_all_pictures
@@ -43,8 +71,7 @@ def _draw_folder(labels: Path, out: Path, images: Path | None, max_masks: int) -
     manifest = read_manifest(labels)
     n_drawn, n_failed = write_all_pictures(LabelStore(labels), images or image_folder(labels, manifest), out, max_masks)
     typer.echo(f"Wrote the pictures of {n_drawn} images to {out}.")
-    if n_failed:
-        raise SohesError(f"{n_failed} of {n_drawn + n_failed} images could not be drawn.", "The messages above say why.")
+    return [f"{n_failed} of {n_drawn + n_failed} images could not be drawn."] if n_failed else []
 
 
 def _show_record(path: Path, out: Path | None, images: Path | None, max_masks: int) -> None:
@@ -60,6 +87,19 @@ def _show_record(path: Path, out: Path | None, images: Path | None, max_masks: i
 
         write_pictures(record, images or _images_of(path, record), out, max_masks)
         typer.echo(f"Wrote its pictures to {out}.")
+
+
+def _images_of_set(labels: Path) -> Path:
+    """The image folder of a label folder, or of the folder in which a record lies; a COCO file names none."""
+    from sohes_cli.labels.json_index import JsonFile
+    from sohes_cli.labels.manifest import image_folder, read_manifest
+    from sohes_cli.labels.store import read_record
+
+    if labels.is_dir():
+        return image_folder(labels, read_manifest(labels))
+    if "image" not in JsonFile.open(labels).members():
+        raise UsageError(f"{labels} does not say where its images are.", "Give the image folder with --images.")
+    return _images_of(labels, read_record(labels))
 
 
 def _images_of(path: Path, record: LabelRecord) -> Path:

@@ -1,6 +1,8 @@
-"""`sohes view`: pictures of a folder, a tree of a single record, and one message for each thing that is wrong."""
+"""`sohes view`: pictures or a web page of a folder, a tree of a single record, and one message for each thing that is wrong."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
@@ -146,3 +148,70 @@ def test_what_does_not_exist_or_is_no_record_is_refused(tmp_path, labels):
     result = run(labels / "manifest.json")
     assert isinstance(result.exception, StoreError)
     assert "is not a label record" in result.exception.message
+
+
+def test_html_gives_a_page_of_all_images(tmp_path, labels):
+    result = run(labels, "--html", tmp_path / "report")
+    assert result.exit_code == 0
+    assert "a page of 2 images" in result.output
+    assert str(tmp_path / "report" / "index.html") in result.output
+    assert {"index.html", "data/index.js", "data/000002.js", "photos/000001.jpg"} <= files_below(tmp_path / "report")
+
+
+def test_pictures_and_a_page_may_be_asked_for_at_once(tmp_path, labels, images):
+    (images / "a.jpg").unlink()
+    result = run(labels, "--html", tmp_path / "report", "--out", tmp_path / "view")
+    assert type(result.exception) is SohesError
+    assert result.exception.message == "1 of 2 images could not be shown. 1 of 2 images could not be drawn."
+    assert (tmp_path / "report" / "index.html").is_file()
+    assert len(files_below(tmp_path / "view")) == 2
+
+
+def test_the_page_of_a_single_record_has_one_image(tmp_path, labels):
+    result = run(labels / "sub" / "ö.png.json", "--html", tmp_path / "report")
+    assert result.exit_code == 0
+    assert "#1" not in result.output
+    assert files_below(tmp_path / "report" / "photos") == {"000001.jpg"}
+
+
+def test_the_longest_side_of_the_page_is_a_choice(tmp_path):
+    photograph = Image.fromarray(np.zeros((100, 200, 3), np.uint8))
+    (tmp_path / "images").mkdir()
+    photograph.save(tmp_path / "images" / "wide.png")
+    store = open_store(tmp_path / "labels", Manifest("explore", "../images", {}, {}, {}))
+    store.write(LabelRecord("wide.png", 100, 200))
+    assert run(tmp_path / "labels", "--html", tmp_path / "report", "--max-side", 64).exit_code == 0
+    with Image.open(tmp_path / "report" / "photos" / "000001.jpg") as photo:
+        assert photo.size == (64, 32)
+    assert run(tmp_path / "labels", "--html", tmp_path / "report", "--max-side", 63).exit_code == 2
+
+
+def write_coco(path, names):
+    images = [{"id": i, "file_name": name, "height": H, "width": W} for i, name in enumerate(names)]
+    segmentation = make_record("a.jpg").annotations[0].segmentation
+    annotation = {"id": 1, "image_id": 0, "category_id": 1, "iscrowd": 0, "segmentation": segmentation}
+    path.write_text(json.dumps({"images": images, "annotations": [annotation], "categories": []}))
+    return path
+
+
+def test_a_page_against_other_labels_says_which_images_they_lack(tmp_path, labels):
+    coco = write_coco(tmp_path / "truth.json", ["a.jpg", "q.jpg", "r.jpg"])
+    result = run(labels, "--html", tmp_path / "report", "--against", coco)
+    assert result.exit_code == 0
+    assert "truth.json lacks 1 of these images and has 2 others" in result.output
+    assert '"matched":1' in (tmp_path / "report" / "data" / "index.js").read_text()
+
+
+def test_a_page_of_an_annotation_file_needs_the_image_folder(tmp_path, images):
+    coco = write_coco(tmp_path / "truth.json", ["a.jpg"])
+    refused = run(coco, "--html", tmp_path / "report")
+    assert isinstance(refused.exception, UsageError)
+    assert "--images" in refused.exception.hint
+    assert run(coco, "--html", tmp_path / "report", "--images", images).exit_code == 0
+
+
+def test_other_labels_are_of_no_use_without_a_page(tmp_path, labels):
+    refused = run(labels, "--out", tmp_path / "view", "--against", labels)
+    assert isinstance(refused.exception, UsageError)
+    assert "--html" in refused.exception.message
+    assert not (tmp_path / "view").exists()

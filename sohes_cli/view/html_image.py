@@ -1,0 +1,208 @@
+"""One image of the HTML report as files: its photograph, a thumbnail with its masks, and its masks and forest as data for a script.
+
+A photograph is reduced to the report's size and the masks with it, run by run and never as pixels, so that 475 masks of
+24 megapixels cost no more than their runs. Areas, boxes and the IoU of matched masks are those of the full size. A browser loads no JSON
+from a folder of files, so the data is a script: one call with one JSON object, in ASCII and without `<`, whatever a file is called.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+from sohes_kernels import run_intersections
+
+from sohes_cli.errors import StoreError
+from sohes_cli.evaluation.matching import mask_ious, match_by_iou
+from sohes_cli.explore.images import read_photograph
+from sohes_cli.labels.run_lengths import run_lengths
+from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.view.overlay import overlay, reduced
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from sohes_cli.structures import Annotation, LabelRecord, Rle
+
+__all__ = ["IOU_THRESHOLD", "FilesOfImage", "files_of_image", "reduced_record", "script_call"]
+
+IOU_THRESHOLD = 0.5
+_THUMBNAIL_SIDE, _THUMBNAIL_MASKS = 360, 40
+_PHOTO_QUALITY, _THUMBNAIL_QUALITY = 88, 82
+
+
+@dataclass(frozen=True)
+class FilesOfImage:
+    """What the report holds of one image.
+
+    Args:
+        entry: its line in the report's index.
+        files: the content of each file by its path in the report folder.
+    """
+
+    entry: dict[str, Any]
+    files: dict[str, bytes]
+
+
+def files_of_image(number: int, record: LabelRecord, other: LabelRecord | None, images: Path, max_side: int) -> FilesOfImage:
+    """Make the files of one image; nothing is written.
+
+    Args:
+        number: its number in the report, which names its files.
+        record: its labels.
+        other: labels of the same image to set beside them, if there are any.
+        images: the image folder.
+        max_side: the longest side in pixels of the photograph and the masks in the report.
+
+    Raises:
+        ImageError: if the photograph is missing or cannot be read.
+        StoreError: if a mask is corrupt or the photograph has another size than its labels.
+    """
+    records = [record] if other is None else [record, other]
+    pixels = _read_pixels(records, images, max_side)
+    height, width = pixels.shape[:2]
+    shown = [reduced_record(r, height, width) for r in records]
+    pairs = [] if other is None else _matched_pairs(record, other)
+    name = f"{number:06d}"
+    data = {
+        "number": number,
+        "file_name": record.file_name,
+        "height": record.height,
+        "width": record.width,
+        "photo": f"photos/{name}.jpg",
+        "shown": [height, width],
+        "sides": [{"masks": [_mask_object(a) for a in r.annotations]} for r in shown],
+        "pairs": [[i, j, round(iou, 4)] for i, j, iou in pairs],
+    }
+    files = {
+        f"photos/{name}.jpg": _jpeg(pixels, _PHOTO_QUALITY),
+        f"thumbs/{name}.jpg": _jpeg(overlay(reduced(pixels, _THUMBNAIL_SIDE), shown[0], _THUMBNAIL_MASKS), _THUMBNAIL_QUALITY),
+        f"data/{name}.js": script_call("receiveImage", data),
+    }
+    return FilesOfImage(_entry(number, record, other, len(pairs)), files)
+
+
+def script_call(function: str, argument: dict[str, Any]) -> bytes:
+    """A script of one call, safe inside and outside of HTML: the JSON has neither `<` nor any character beyond ASCII."""
+    text = json.dumps(argument, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return f"{function}({text.replace('<', chr(92) + 'u003c')});\n".encode("ascii")
+
+
+def reduced_record(record: LabelRecord, height: int, width: int) -> LabelRecord:
+    """The record with masks of [height, width] instead of its full size, each pixel the one at its center; areas and boxes stay.
+
+    A mask that none of these pixels meets keeps one pixel.
+
+    Raises:
+        StoreError: if a mask is corrupt.
+    """
+    rows, columns = _centers(record.height, height), _centers(record.width, width)
+    kept = (columns[:, None] * record.height + rows).ravel()  # pixels that stay, ascending as runs count them
+    is_reduced = (height, width) != (record.height, record.width)
+    annotations = []
+    for annotation in record.annotations:
+        runs = _checked_runs(record, annotation)
+        if is_reduced:
+            annotation = replace(annotation, segmentation=_reduced_mask(runs, kept, record.height, height, width))
+        annotations.append(annotation)
+    return replace(record, height=height, width=width, annotations=tuple(annotations))
+
+
+def _checked_runs(record: LabelRecord, annotation: Annotation) -> NDArray[np.int64]:
+    try:
+        if not isfinite(annotation.score):
+            raise ValueError(f"its score is {annotation.score}")
+        return run_lengths(annotation.segmentation)
+    except ValueError as error:
+        raise StoreError(
+            f"The labels of {record.file_name} are corrupt: annotation {annotation.id}: {error}.", "Write or download them again."
+        ) from error
+
+
+def _reduced_mask(runs: NDArray[np.int64], kept: NDArray[np.int64], full_height: int, height: int, width: int) -> Rle:
+    """A mask of which only the pixels `kept` stay, given and returned as runs."""
+    ends = np.cumsum(runs)
+    borders, repeats = np.unique(np.searchsorted(kept, ends[:-1]), return_counts=True)
+    borders = borders[(repeats % 2 == 1) & (borders < len(kept))]  # a run between whose ends nothing stays vanishes
+    if not len(borders) and len(runs) > 1:
+        longest = 2 * int(np.argmax(runs[1::2])) + 1
+        middle = int(ends[longest] - (runs[longest] + 1) // 2)
+        pixel = min(int(np.searchsorted(kept // full_height, middle // full_height)) // height, width - 1) * height
+        pixel += middle % full_height * height // full_height
+        borders = np.array([pixel, pixel + 1]) if runs[longest] else borders
+    counts = np.diff(np.concatenate(([0], borders, [len(kept)])))
+    text = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
+    return {"size": [height, width], "counts": text.decode("ascii")}
+
+
+def _centers(full: int, shown: int) -> NDArray[np.int64]:
+    """The pixel of the full side below the center of each pixel of the shown side, int64 [shown]."""
+    return ((2 * np.arange(shown, dtype=np.int64) + 1) * full) // (2 * shown)
+
+
+def _read_pixels(records: Sequence[LabelRecord], images: Path, max_side: int) -> NDArray[np.uint8]:
+    """The photograph with no side longer than `max_side`, uint8 RGB [H, W, 3]."""
+    record = records[0]
+    photograph = read_photograph(images / record.file_name, record.file_name, 2 * max_side)  # twice the target keeps it sharp
+    for labels in records:
+        if (photograph.height, photograph.width) != (labels.height, labels.width):
+            raise StoreError(
+                f"{record.file_name} is {photograph.height} x {photograph.width} pixels high and wide, "
+                f"its labels are {labels.height} x {labels.width}.",
+                "Give the image folder that the labels were made from with --images.",
+            )
+    return reduced(photograph.pixels, max_side)
+
+
+def _matched_pairs(record: LabelRecord, other: LabelRecord) -> list[tuple[int, int, float]]:
+    """Positions of masks that show the same, and their IoU, the most alike first; each mask at most once."""
+    if not record.annotations or not other.annotations:
+        return []
+    ious = _mask_ious(record, other)
+    levels = (np.array(r.forest.levels, np.int64) for r in (record, other))
+    return [(i, j, float(ious[i, j])) for i, j in match_by_iou(ious, IOU_THRESHOLD, *levels)]
+
+
+def _mask_ious(record: LabelRecord, other: LabelRecord) -> NDArray[np.float64]:
+    """IoU of every mask of one set with every mask of the other, float64 [N, M]; the masks have been checked."""
+    size = record.height, record.width
+    a, b = (parse_segmentations([m.segmentation for m in r.annotations], *size)[0] for r in (record, other))
+    return mask_ious(run_intersections(a, b), a.areas(), b.areas(), np.zeros(len(b), bool))
+
+
+def _mask_object(annotation: Annotation) -> dict[str, Any]:
+    return {
+        "id": annotation.id,
+        "parent": annotation.parent,
+        "area": annotation.area,
+        "bbox": list(annotation.bbox_xywh),
+        "score": annotation.score,
+        "counts": annotation.segmentation["counts"],
+    }
+
+
+def _entry(number: int, record: LabelRecord, other: LabelRecord | None, n_matched: int) -> dict[str, Any]:
+    entry = {"number": number, "file_name": record.file_name, "height": record.height, "width": record.width, **_counts(record)}
+    if other is not None:
+        entry |= {"other": _counts(other), "matched": n_matched}
+    return entry
+
+
+def _counts(record: LabelRecord) -> dict[str, int]:
+    forest = record.forest
+    return {"masks": len(record.annotations), "trees": len(forest.roots), "depth": max(forest.levels, default=-1) + 1}
+
+
+def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
+    return buffer.getvalue()
