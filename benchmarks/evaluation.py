@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Scores = dict[str, float | None]
-RUNS = 5
+RUNS = 3
 POOL_IMAGES = 25
 LARGE_IMAGES = 5000
 

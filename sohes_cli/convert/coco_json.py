@@ -1,7 +1,7 @@
 """Annotation files in the layout of COCO's: one JSON object with the lists `images`, `annotations` and `categories`.
 
 COCO, LVIS, PACO and EntitySeg share it with small differences, which a `Dialect` names. Polygons are kept as they are, so that an
-evaluator rasterizes them as pycocotools does; uncompressed run lengths (COCO's crowd regions) become compressed ones, and
+evaluator rasterizes them as pycocotools does, but for points and lines among them; uncompressed run lengths (COCO's crowd regions) become compressed ones, and
 compressed ones are checked. The whole file is in memory while it is read, as there is no order among its annotations. Ids are kept,
 unless one is below 1: pycocotools takes a match with annotation 0 for none, so that such a file is numbered anew.
 """
@@ -35,7 +35,7 @@ __all__ = [
     "truth_images",
 ]
 
-_SHORTEST_POLYGON = 4  # coordinates; pycocotools takes four as a box, fewer it cannot rasterize
+_SHORTEST_POLYGON = 6  # coordinates of a triangle; pycocotools cannot rasterize fewer
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,16 @@ def checked_extent(annotation: dict[str, Any]) -> tuple[float, list[float]]:
 
 
 def _checked_polygons(polygons: list[Any]) -> list[list[float]]:
+    """The polygons that enclose something: points and lines among them are dropped."""
     if not polygons:
         raise ValueError("its segmentation is empty")
     for polygon in polygons:
-        if not isinstance(polygon, list) or len(polygon) < _SHORTEST_POLYGON or len(polygon) % 2 or not all(map(isfinite, polygon)):
-            raise ValueError(f"a polygon must be an even number of at least {_SHORTEST_POLYGON} finite coordinates, not {polygon!r:.80}")
-    return polygons
+        if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(isfinite, polygon)):
+            raise ValueError(f"a polygon must be an even number of finite coordinates, not {polygon!r:.80}")
+    kept = [polygon for polygon in polygons if len(polygon) >= _SHORTEST_POLYGON]
+    if not kept:
+        raise ValueError("none of its polygons has three points")
+    return kept
 
 
 def _compressed(counts: list[Any], height: int, width: int) -> Rle:

@@ -18,6 +18,7 @@ from sohes_cli.errors import SohesError
 from sohes_cli.evaluation.hierarchy_scores import ForestCounts, HierarchyCounts
 from sohes_cli.evaluation.matching import mask_ious, match_detections
 from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.labels.sources import ImageId
 from sohes_cli.structures import Forest
 
 if TYPE_CHECKING:
@@ -195,11 +196,11 @@ def _read(image: ImageEntry, location: Location) -> _Masks:
 def _forest(data: list[dict[str, Any]]) -> Forest:
     position: dict[Any, int] = {}
     for i, a in enumerate(data):
-        if a.get("id") is None or a["id"] in position:
-            raise ValueError(f"annotation id {a.get('id')!r} occurs twice or not at all, so that no `parent` can name it")
+        if not isinstance(a.get("id"), ImageId) or a["id"] in position:
+            raise ValueError(f"annotation id {a.get('id')!r} is no id or occurs twice, so that no `parent` can name it")
         position[a["id"]] = i
     for a in data:
-        if a.get("parent") is not None and a["parent"] not in position:
+        if a.get("parent") is not None and not (isinstance(a["parent"], ImageId) and a["parent"] in position):
             raise ValueError(f"annotation {a['id']} names the parent {a['parent']!r}, which this image does not have")
     return Forest(tuple(-1 if a.get("parent") is None else position[a["parent"]] for a in data))
 

@@ -231,7 +231,8 @@ def _integers(data: NDArray[np.uint8], spans: NDArray[np.int64], key: NDArray[np
 def _value_position(data: NDArray[np.uint8], begin: int, end: int, key: NDArray[np.uint8]) -> int:
     """Where the value of a key of the object in begin..end - 1 starts, or -1."""
     depth, expects_key = 0, False
-    position = begin if data[begin] == _OPEN_OBJECT else end
+    end = min(end, data.shape[0])
+    position = begin if begin < end and data[begin] == _OPEN_OBJECT else end
     while position < end:
         byte = data[position]
         if byte == _QUOTE:

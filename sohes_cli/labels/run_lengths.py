@@ -27,7 +27,7 @@ def run_lengths(rle: Rle) -> npt.NDArray[np.int64]:
     Raises:
         ValueError: if the string is damaged or does not fill the mask's size.
     """
-    codes = np.frombuffer(rle["counts"].encode("utf-8", "replace"), np.uint8).astype(np.int64) - _OFFSET
+    codes = np.frombuffer(rle["counts"].encode("utf-8", "surrogatepass"), np.uint8).astype(np.int64) - _OFFSET
     if not len(codes) or codes.min() < 0 or codes.max() >= 64 or codes[-1] & _MORE:
         raise ValueError("the run-length string has characters that do not belong there, or ends too early")
     runs = _numbers(codes)

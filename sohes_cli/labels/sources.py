@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 from sohes_kernels.run_intersection import MOST_PIXELS
@@ -170,7 +170,7 @@ def _image_entry(file: JsonFile, item: Any) -> ImageEntry:
         ) from error
 
 
-def _is_id(value: Any) -> bool:
+def _is_id(value: Any) -> TypeGuard[ImageId]:
     return isinstance(value, ImageId) and not isinstance(value, bool)
 
 

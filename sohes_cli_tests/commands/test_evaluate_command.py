@@ -148,6 +148,7 @@ BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], object], s
     "damaged annotation": (lambda t, _: t["annotations"][3]["segmentation"].update(counts="0"), "gt.json: annotation 21 of 2.jpg"),
     "negative area": (lambda t, _: t["annotations"][0].update(area=-1), "gt.json: annotation 10 of 1.jpg: its area is -1"),
     "unknown parent": (lambda t, _: t["annotations"][1].update(parent=77), "annotation 11 names the parent 77"),
+    "parent that is a list": (lambda t, _: t["annotations"][1].update(parent=[10]), "annotation 11 names the parent [10]"),
     "parents in a circle": (lambda t, _: t["annotations"][0].update(parent=11), "parents form a cycle"),
     "annotation twice": (lambda t, _: t["annotations"].append(t["annotations"][0]), "holds the annotation id 10 more than once"),
     "image twice": (lambda t, _: t["images"].append({**t["images"][0], "file_name": "x"}), "holds the image id 1 more than once"),

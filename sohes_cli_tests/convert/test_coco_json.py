@@ -60,17 +60,21 @@ def test_run_lengths_of_both_kinds_mean_the_same_pixels(bits):
         assert (coco_mask.decode(rle) == pixels).all()
 
 
-def test_polygons_stay_as_they_are_even_those_that_pycocotools_takes_for_boxes():
-    for polygons in (SQUARE, [*SQUARE, [0.5, 0.25, 2.0, 0.0, 1, 1]], [[1.0, 1.0, 2.0, 2.0]]):
-        assert checked_segmentation(polygons, H, W) is polygons
+def test_polygons_stay_as_they_are():
+    for polygons in (SQUARE, [*SQUARE, [0.5, 0.25, 2.0, 0.0, 1, 1]]):
+        assert checked_segmentation(polygons, H, W) == polygons
+
+
+def test_points_and_lines_among_polygons_are_dropped():
+    assert checked_segmentation([[1.0, 1.0], *SQUARE, [1.0, 1.0, 2.0, 2.0]], H, W) == SQUARE
 
 
 @pytest.mark.parametrize(
     ("segmentation", "words"),
     [
         ([], "is empty"),
-        ([[]], "at least 4"),
-        ([[1, 2]], "at least 4"),
+        ([[]], "none of its polygons has three points"),
+        ([[1, 2]], "none of its polygons has three points"),
         ([[1, 2, 3, 4, 5]], "even number"),
         ([[1, 2, 3, float("nan"), 5, 6]], "finite"),
         ([1, 2, 3, 4], "a polygon must be"),
