@@ -1,9 +1,9 @@
 """Annotation files in the layout of COCO's: one JSON object with the lists `images`, `annotations` and `categories`.
 
 COCO, LVIS, PACO and EntitySeg share it with small differences, which a `Dialect` names. Polygons are kept as they are, so that an
-evaluator rasterizes them as pycocotools does, but for points and lines among them; uncompressed run lengths (COCO's crowd regions) become compressed ones, and
-compressed ones are checked. The whole file is in memory while it is read, as there is no order among its annotations. Ids are kept,
-unless one is below 1: pycocotools takes a match with annotation 0 for none, so that such a file is numbered anew.
+evaluator rasterizes them as pycocotools does, but for points and lines among them; uncompressed run lengths (COCO's crowd regions)
+become compressed ones, and compressed ones are checked. The whole file is in memory while it is read, as there is no order among its
+annotations. Ids are kept, unless one is below 1: pycocotools takes a match with annotation 0 for none, so such a file is numbered anew.
 """
 
 from __future__ import annotations
