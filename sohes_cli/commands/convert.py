@@ -34,8 +34,13 @@ def convert(
     """
     chosen = converter(dataset)
     wanted = _checked_split(dataset, split, chosen.splits)
-    _check_paths(source, out, overwrite)
-    opened = chosen.open(source, wanted)
+    try:
+        _check_paths(source, out, overwrite)
+        opened = chosen.open(source, wanted)
+    except OSError as error:
+        raise DatasetError(
+            f"{error.filename or source} cannot be reached: {error.strerror}.", "Make it readable, or name another folder or file."
+        ) from error
     counts = _write(opened, out)
     _report(opened, counts, out, as_json)
     if counts.bad:
@@ -57,6 +62,8 @@ def _check_paths(source: Path, out: Path, overwrite: bool) -> None:
 
     if not source.is_dir():
         raise UsageError(f"{source} is no folder.", "Give the folder into which the data set's archives were unpacked.")
+    if not out.name:
+        raise UsageError(f"--out {out}: it is a folder.", "Name the file to write, such as gt.json.")
     for path in (out, image_list_path(out)):
         if path.is_dir():
             raise UsageError(f"--out {out}: {path} is a folder.", "Name the file to write, such as gt.json.")

@@ -44,7 +44,7 @@ def evaluate(
     from sohes_cli.evaluation.plot import check_plot, draw_plot
     from sohes_cli.evaluation.report import as_json as summary
     from sohes_cli.evaluation.report import notes, print_table
-    from sohes_cli.evaluation.session import evaluate_predictions
+    from sohes_cli.evaluation.session import compare_predictions
     from sohes_cli.labels.sources import open_source
 
     truth = open_source(ground_truth)
@@ -54,7 +54,7 @@ def evaluate(
         )
     if plot is not None:
         check_plot(plot, published)
-    comparisons = [evaluate_predictions(truth, path, match, workers, quiet=as_json) for path in predictions]
+    comparisons = compare_predictions(truth, predictions, match, workers, quiet=as_json)
     for comparison in comparisons:
         for line in notes(truth, comparison):
             typer.echo(f"Note: {line}", err=True)

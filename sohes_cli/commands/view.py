@@ -77,16 +77,33 @@ def _draw_folder(labels: Path, out: Path, images: Path | None, max_masks: int) -
 def _show_record(path: Path, out: Path | None, images: Path | None, max_masks: int) -> None:
     from rich.console import Console
 
-    from sohes_cli.labels.store import read_record
     from sohes_cli.view.tree import forest_tree
 
-    record = read_record(path)
+    record = _record_to_show(path)
     Console(highlight=False).print(forest_tree(record, max_masks), soft_wrap=True)
     if out is not None:
         from sohes_cli.view.pictures import write_pictures
 
         write_pictures(record, images or _images_of(path, record), out, max_masks)
         typer.echo(f"Wrote its pictures to {out}.")
+
+
+def _record_to_show(path: Path) -> LabelRecord:
+    """A record; other JSON files are refused before anyone is told to delete a damaged record."""
+    import json
+
+    from sohes_cli.labels.store import read_record
+
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return read_record(path)  # says what is wrong
+    if not isinstance(content, dict) or "image" not in content:
+        raise UsageError(
+            f"{path} is not a label record.",
+            "Give a .json file of a label folder; a COCO annotation file is shown with --html and --images.",
+        )
+    return read_record(path)
 
 
 def _images_of_set(labels: Path) -> Path:

@@ -18,6 +18,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from sohes_cli.convert.folders import files_below
 from sohes_cli.convert.ground_truth import UNPACK_AGAIN, BadFile, Category, Dataset, TruthImage, TruthMask
 from sohes_cli.convert.label_maps import Region, image_size, read_label_map, whole_region
 from sohes_cli.errors import DatasetError
@@ -44,14 +45,14 @@ def open_ade20k(source: Path, split: str) -> Dataset:
         split: one of `SPLITS`.
 
     Raises:
-        DatasetError: if the split's folder is not there or holds no image.
+        DatasetError: if the split's folder is not there, cannot be listed or holds no image.
     """
     root = next((root for root in _ROOTS if (source / root / split).is_dir()), None)
     if root is None:
         looked_for = " or ".join(f"{root}/{split}".removeprefix("./") for root in _ROOTS)
         raise DatasetError(f"{source} holds no {looked_for}.", "Give the folder ADE20K_2021_17_01 of the full data set.")
     folder = source / root / split
-    paths = sorted((path for path in folder.rglob("*.jpg") if not path.name.startswith(".")), key=lambda path: (path.name, path))
+    paths = sorted((folder / name for name in files_below(folder) if name.endswith(".jpg")), key=lambda path: (path.name, path))
     if not paths:
         raise DatasetError(f"{folder} and its sub-folders hold no .jpg.", UNPACK_AGAIN)
     categories: dict[int, Category] = {}
@@ -77,7 +78,7 @@ def _images(folder: Path, paths: Sequence[Path], categories: dict[int, Category]
             yield BadFile(annotation, f"has no {error.args[0]}")
         except (TypeError, AttributeError) as error:
             yield BadFile(annotation, f"is not in ADE20K's layout ({error})")
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             yield BadFile(annotation, str(error))
 
 
@@ -91,7 +92,7 @@ def _image(folder: Path, path: Path, image_id: int, categories: dict[int, Catego
     """One image with its visible objects and parts, whose categories are added to `categories`.
 
     Raises:
-        OSError, KeyError, TypeError, ValueError, AttributeError: if a file is missing, damaged or not in ADE20K's layout.
+        OSError, KeyError, TypeError, ValueError, OverflowError, AttributeError: if a file is missing, damaged or not in ADE20K's layout.
     """
     annotation = _read_json(path.with_suffix(".json"))["annotation"]
     height, width = (int(side) for side in annotation["imsize"][:2])

@@ -30,7 +30,7 @@ SPLITS: tuple[str, ...] = ("test", "val", "train")
 
 _IMAGES = {"test": 200, "val": 100, "train": 200}
 _ROOTS = ("data", "BSDS500/data", "BSR/BSDS500/data")
-_NAME = re.compile(r"(\d+)\.jpg")
+_NAME = re.compile(r"([0-9]+)\.jpg")
 _REGION = Category(1, "region", "region")
 _UNLABELED = 0
 
@@ -72,6 +72,8 @@ def _images(images: Path, ground_truth: Path, numbers: Sequence[int]) -> Iterato
             height, width = image_size(images / f"{number}.jpg")
             if any(partition.shape != (height, width) for partition in partitions):
                 raise ValueError(f"has a partition of another size than its image's {[height, width]}")
+        except OSError as error:
+            yield BadFile(path, f"cannot be read: {error.strerror}")
         except ValueError as error:
             yield BadFile(path, str(error))
         else:
@@ -93,6 +95,7 @@ def _read_partitions(path: Path) -> list[NDArray[np.integer[Any]]]:
     """The region map [H, W] of each annotator.
 
     Raises:
+        OSError: if its folder may not be read.
         ValueError: if the file is missing or damaged, or not in BSDS500's layout.
     """
     from scipy.io import loadmat

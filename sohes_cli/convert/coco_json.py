@@ -27,15 +27,18 @@ __all__ = [
     "CocoFile",
     "Dialect",
     "checked_extent",
+    "checked_polygons",
     "checked_segmentation",
     "coco_dataset",
     "find_file",
     "image_root",
+    "positive",
     "read_coco_json",
     "truth_images",
 ]
 
 _SHORTEST_POLYGON = 6  # coordinates of a triangle; pycocotools cannot rasterize fewer
+_LARGEST_COORDINATE = 1e6  # pixels; pycocotools crashes on polygons that are some thousand times as large
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def truth_images(file: CocoFile, dialect: Dialect = _COCO) -> Iterator[TruthImag
     keeps_ids = all(annotation["id"] > 0 for annotations in file.annotations.values() for annotation in annotations)
     for image in file.images:
         try:
-            name, height, width = dialect.file_name(image), _positive(image["height"]), _positive(image["width"])
+            name, height, width = dialect.file_name(image), positive(image["height"]), positive(image["width"])
         except (KeyError, TypeError, ValueError) as error:
             raise _broken(file.path, f"image {image['id']}", error) from error
         masks = _masks(file.path, file.annotations.get(image["id"], []), height, width, dialect)
@@ -189,7 +192,10 @@ def checked_segmentation(segmentation: object, height: int, width: int) -> Rle |
         ValueError: if it is none of these, does not fill the image, or has a polygon that encloses nothing.
     """
     if isinstance(segmentation, list):
-        return _checked_polygons(segmentation)
+        polygons = checked_polygons(segmentation)
+        if not polygons:
+            raise ValueError("none of its polygons has three points" if segmentation else "its segmentation is empty")
+        return polygons
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("its segmentation is neither polygons nor run lengths")
     size, counts = segmentation["size"], segmentation["counts"]
@@ -207,26 +213,29 @@ def checked_extent(annotation: dict[str, Any]) -> tuple[float, list[float]]:
 
     Raises:
         KeyError: if it lacks one.
-        ValueError: if they are not finite numbers, one and four.
+        ValueError: if they are not finite numbers, one and four, or the area is negative.
     """
     area, bbox = annotation["area"], annotation["bbox"]
     numbers = [area, *bbox] if isinstance(bbox, list) else []
-    if len(numbers) != 5 or not all(isinstance(number, int | float) and isfinite(number) for number in numbers):
+    if len(numbers) != 5 or not all(isinstance(number, int | float) and isfinite(number) for number in numbers) or area < 0:
         raise ValueError(f"its area {area!r} and box {bbox!r} must be finite numbers, one and four")
     return area, bbox
 
 
-def _checked_polygons(polygons: list[Any]) -> list[list[float]]:
-    """The polygons that enclose something: points and lines among them are dropped."""
-    if not polygons:
-        raise ValueError("its segmentation is empty")
-    for polygon in polygons:
+def checked_polygons(segmentation: object) -> list[list[float]]:
+    """The polygons of an annotation that enclose something: points and lines among them are dropped.
+
+    Raises:
+        ValueError, TypeError, OverflowError: if it has another form, or a coordinate that no image has.
+    """
+    if not isinstance(segmentation, list):
+        raise TypeError(f"its segmentation must be polygons, not {segmentation!r:.80}")
+    for polygon in segmentation:
         if not isinstance(polygon, list) or len(polygon) % 2 or not all(map(isfinite, polygon)):
             raise ValueError(f"a polygon must be an even number of finite coordinates, not {polygon!r:.80}")
-    kept = [polygon for polygon in polygons if len(polygon) >= _SHORTEST_POLYGON]
-    if not kept:
-        raise ValueError("none of its polygons has three points")
-    return kept
+        if any(abs(value) > _LARGEST_COORDINATE for value in polygon):
+            raise ValueError(f"a polygon has a coordinate that no image has: {polygon!r:.80}")
+    return [polygon for polygon in segmentation if len(polygon) >= _SHORTEST_POLYGON]
 
 
 def _compressed(counts: list[Any], height: int, width: int) -> Rle:
@@ -261,12 +270,26 @@ def _mask(annotation: dict[str, Any], height: int, width: int, parent: int | Non
         segmentation=checked_segmentation(annotation["segmentation"], height, width),
         area=area,
         bbox_xywh=bbox,
-        category_id=annotation["category_id"],
+        category_id=_category_id(annotation),
         id=annotation["id"],
         parent=parent,
-        is_crowd=bool(annotation.get("iscrowd", 0)),
+        is_crowd=_is_crowd(annotation),
         extra={key: annotation[key] for key in dialect.extra if key in annotation},
     )
+
+
+def _category_id(annotation: dict[str, Any]) -> int:
+    found = annotation["category_id"]
+    if type(found) is not int:
+        raise ValueError(f"its category_id {found!r} must be a whole number")
+    return found
+
+
+def _is_crowd(annotation: dict[str, Any]) -> bool:
+    found = annotation.get("iscrowd", 0)
+    if not isinstance(found, int) or found not in (0, 1):
+        raise ValueError(f"its iscrowd {found!r} must be 0 or 1")
+    return bool(found)
 
 
 def _objects(path: Path, data: object, key: str) -> list[dict[str, Any]]:
@@ -292,7 +315,12 @@ def _categories(path: Path, listed: list[dict[str, Any]], annotations: list[dict
     return (*named.values(), *(Category(i, "") for i in sorted(used - named.keys())))
 
 
-def _positive(value: object) -> int:
+def positive(value: object) -> int:
+    """A side of an image.
+
+    Raises:
+        ValueError: if it is no whole number of at least 1.
+    """
     if type(value) is not int or value < 1:
         raise ValueError(f"its height and width must be whole positive numbers, not {value!r}")
     return value

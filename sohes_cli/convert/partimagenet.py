@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.convert.coco_json import CocoFile, find_file, read_coco_json
+from sohes_cli.convert.coco_json import CocoFile, checked_polygons, find_file, positive, read_coco_json
 from sohes_cli.convert.ground_truth import BadFile, Category, Dataset, TruthImage, TruthMask
 from sohes_cli.convert.label_maps import read_label_map, regions_of_map
 
@@ -35,7 +35,6 @@ SPLITS: tuple[str, ...] = ("val", "test", "train")
 
 _OOD_IMAGES = {"val": 2_957, "test": 4_598, "train": 16_540}
 _BACKGROUND = 158
-_TRIANGLE = 6  # coordinates
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ def _image(source: _Source, image: dict[str, Any]) -> TruthImage:
     Raises:
         KeyError, TypeError, ValueError, OverflowError: if its annotations or its map are damaged.
     """
-    name, height, width = str(image["file_name"]), int(image["height"]), int(image["width"])
+    name, height, width = str(image["file_name"]), positive(image["height"]), positive(image["width"])
     annotations = source.file.annotations.get(image["id"], [])
     parts = [part for annotation in annotations if (part := _part(annotation, height, width))]
     kind_of = {category.id: category.supercategory for category in source.file.categories}
@@ -158,10 +157,10 @@ def _part(annotation: dict[str, Any], height: int, width: int) -> _Part | None:
     """An annotation's part; None if it has no pixel."""
     from pycocotools import mask as coco_mask
 
-    polygons = annotation["segmentation"]
-    if not isinstance(polygons, list) or not all(isinstance(p, list) and len(p) % 2 == 0 and all(map(isfinite, p)) for p in polygons):
-        raise ValueError(f"annotation {annotation['id']}: its segmentation must be polygons of finite coordinates, not {polygons!r:.80}")
-    polygons = [polygon for polygon in polygons if len(polygon) >= _TRIANGLE]
+    try:
+        polygons = checked_polygons(annotation["segmentation"])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"annotation {annotation['id']}: {error}") from error
     if not polygons:
         return None
     pixels = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))

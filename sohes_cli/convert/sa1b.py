@@ -13,9 +13,9 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.convert.coco_json import checked_extent, checked_segmentation
+from sohes_cli.convert.folders import files_below
 from sohes_cli.convert.ground_truth import BadFile, Category, Dataset, TruthImage, TruthMask
 from sohes_cli.errors import DatasetError
-from sohes_cli.labels.store import visible_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ SPLITS: tuple[str, ...] = ("all",)
 
 _ENTITY = Category(1, "entity", "entity")
 _EXTRA = ("predicted_iou", "stability_score")
-_NAME = re.compile(r"(?:.*/)?sa_(\d+)\.json")
+_NAME = re.compile(r"(?:.*/)?sa_([0-9]+)\.json")
 
 
 def open_sa1b(source: Path, split: str) -> Dataset:
@@ -38,9 +38,9 @@ def open_sa1b(source: Path, split: str) -> Dataset:
         split: the one of `SPLITS`.
 
     Raises:
-        DatasetError: if the folder holds no such file.
+        DatasetError: if the folder cannot be listed or holds no such file.
     """
-    found = [match for name in visible_files(source) if (match := _NAME.fullmatch(name))]
+    found = [match for name in files_below(source) if (match := _NAME.fullmatch(name))]
     names = [match[0] for match in sorted(found, key=lambda match: (int(match[1]), match[0]))]
     if not names:
         raise DatasetError(

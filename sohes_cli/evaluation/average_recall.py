@@ -75,6 +75,9 @@ class Evaluation:
         crowds: crowd regions.
         masks: predicted masks of annotated images, those past the 1,000th of an image included.
         images_past_limit: images with more than 1,000 predictions.
+        unscored: predicted masks without a score, which count as 1.
+        repeated: predicted masks that equal an earlier one of their image in mask, score and class.
+        first_repeated: position of the first image with such masks, and the id or place of the first of them; None if there are none.
         all_images: scores over all annotated images.
         predicted_images: scores over those with predictions.
         hierarchy: counts of part-of pairs; None if the predictions have no `parent` or no part-of pair is annotated.
@@ -88,6 +91,9 @@ class Evaluation:
     crowds: int
     masks: int
     images_past_limit: int
+    unscored: int
+    repeated: int
+    first_repeated: tuple[int, str] | None
     all_images: MaskScores
     predicted_images: MaskScores
     hierarchy: HierarchyCounts | None
@@ -115,6 +121,9 @@ def evaluation_of(outcomes: Sequence[ImageOutcome]) -> Evaluation:
         crowds=sum(o.n_crowds for o in outcomes),
         masks=sum(o.n_predictions for o in outcomes),
         images_past_limit=sum(o.n_predictions > LARGEST_RANK for o in outcomes),
+        unscored=sum(o.n_unscored for o in outcomes),
+        repeated=sum(o.n_repeated for o in outcomes),
+        first_repeated=next(((o.index, o.first_repeated) for o in outcomes if o.n_repeated), None),
         all_images=_mask_scores(outcomes),
         predicted_images=_mask_scores(predicted),
         hierarchy=hierarchy,
@@ -180,14 +189,11 @@ def _precision(outcomes: Sequence[ImageOutcome], n_truths: int) -> NDArray[np.fl
 
 
 def _hierarchy(outcomes: Sequence[ImageOutcome]) -> tuple[HierarchyCounts | None, ForestCounts | None, ForestCounts]:
-    """Counts of all images; an image without predictions adds its annotated pairs, which are missed."""
+    """Counts of all images; those without predictions have annotated pairs, too, which are missed."""
     pairs, forest, truth_forest = HierarchyCounts(), ForestCounts(), ForestCounts()
     for o in outcomes:
+        pairs.add(o.hierarchy)
+        forest.add(o.forest)
         truth_forest.add(o.truth_forest)
-        if o.hierarchy is not None and o.forest is not None:
-            pairs.add(o.hierarchy)
-            forest.add(o.forest)
-        else:
-            pairs.pairs += o.truth_forest.masks - o.truth_forest.roots
-    has_forest = any(o.forest is not None for o in outcomes)
-    return pairs if has_forest and pairs.pairs else None, forest if has_forest else None, truth_forest
+    has_parents = any(o.has_parents for o in outcomes)
+    return pairs if has_parents and pairs.pairs else None, forest if has_parents else None, truth_forest

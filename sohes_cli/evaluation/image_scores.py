@@ -7,7 +7,9 @@ masks of an image is named by file and id, and such an image has no counts.
 
 from __future__ import annotations
 
-import math
+import reprlib
+import sys
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +29,18 @@ if TYPE_CHECKING:
 
     from sohes_cli.labels.sources import ImageEntry, Location
 
-__all__ = ["LARGEST_RANK", "PRECISION_RANK", "ImageOutcome", "ImageTask", "score_image"]
+__all__ = ["LARGEST_RANK", "MOST_PROBLEMS", "PRECISION_RANK", "ImageOutcome", "ImageTask", "score_image"]
 
 LARGEST_RANK = 1000
 """Predictions of an image that count, the best-scoring ones."""
 
 PRECISION_RANK = 100
 """Predictions of an image that count for average precision, as COCO has it."""
+
+MOST_PROBLEMS = 20
+"""Problems of an image that are spelled out, so that a file in which every mask is bad does not fill the memory."""
+
+_LARGEST_CATEGORY = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -61,9 +68,13 @@ class ImageOutcome:
 
     Args:
         index: position of the image in the ground truth.
-        problems: what is wrong with its masks, one sentence each; with any, the rest is empty.
+        problems: what is wrong with its masks, one sentence each, up to `MOST_PROBLEMS`; with any, the rest is empty.
+        n_problems: all of them.
         has_predictions: whether the predictions know this image, with masks or without.
         n_predictions: its predictions, those past the 1,000th included.
+        n_unscored: predictions that took the default score.
+        n_repeated: predictions that equal an earlier one in mask, score and class.
+        first_repeated: the id or place of the first of these.
         n_crowds: crowd regions.
         n_truths: annotations that count, of all sizes, small, medium, large, int64 [4].
         hits: whether a prediction is right, bool [T, D], all sizes.
@@ -71,15 +82,20 @@ class ImageOutcome:
         scores: float64 [E], descending.
         is_matched: bool [T, E], all sizes.
         is_ignored: bool [T, E], all sizes.
-        hierarchy: counts of part-of pairs; None if the predictions have no forest.
-        forest: counts of the predicted forest; None likewise.
+        has_parents: whether a prediction has the key `parent`; without it the predicted forest is flat.
+        hierarchy: counts of part-of pairs.
+        forest: counts of the predicted forest.
         truth_forest: counts of the annotated forest.
     """
 
     index: int
     problems: list[str] = field(default_factory=list)
+    n_problems: int = 0
     has_predictions: bool = False
     n_predictions: int = 0
+    n_unscored: int = 0
+    n_repeated: int = 0
+    first_repeated: str = ""
     n_crowds: int = 0
     n_truths: NDArray[np.int64] = field(default_factory=lambda: np.zeros(4, np.int64))
     hits: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((10, 0), bool))
@@ -87,18 +103,20 @@ class ImageOutcome:
     scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     is_matched: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((10, 0), bool))
     is_ignored: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((10, 0), bool))
-    hierarchy: HierarchyCounts | None = None
-    forest: ForestCounts | None = None
+    has_parents: bool = False
+    hierarchy: HierarchyCounts = field(default_factory=HierarchyCounts)
+    forest: ForestCounts = field(default_factory=ForestCounts)
     truth_forest: ForestCounts = field(default_factory=ForestCounts)
 
 
 @dataclass(frozen=True)
 class _Masks:
-    """The masks of one side and what the file says of them; `forest` is None where no annotation has the key `parent`."""
+    """The masks of one side and what the file says of them; `forest` is flat where no annotation has the key `parent`."""
 
     runs: RunMasks
     data: list[dict[str, Any]]
-    forest: Forest | None
+    forest: Forest
+    has_parents: bool
     problems: list[str]
 
 
@@ -108,11 +126,13 @@ def score_image(task: ImageTask) -> ImageOutcome:
         truth = _read(task.image, task.truth)
         predicted = _read(task.image, task.predicted) if task.predicted is not None else None
     except SohesError as error:
-        return ImageOutcome(task.index, [str(error)])
-    problems = truth.problems + _area_problems(task, truth.data)
+        return ImageOutcome(task.index, [str(error)], 1)
+    problems = truth.problems + _truth_problems(task, truth.data)
     if predicted is not None:
         problems += predicted.problems + _score_problems(task, predicted.data)
-    return ImageOutcome(task.index, problems) if problems else _compare(task, truth, predicted)
+    if problems:
+        return ImageOutcome(task.index, problems[:MOST_PROBLEMS], len(problems))
+    return _compare(task, truth, predicted)
 
 
 def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageOutcome:
@@ -130,11 +150,16 @@ def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageO
     matches = match_detections(ious, areas.astype(np.float64), truth_areas, is_crowd)
     hits = matches.is_matched & ~matches.is_ignored
     truth_forest, rows = _without_crowds(truth, order, is_crowd)
-    forest = None if predicted is None or predicted.forest is None else _reordered(predicted.forest, ranked)
+    forest = Forest(()) if predicted is None else _reordered(predicted.forest, ranked)
+    data = [] if predicted is None else predicted.data
+    repeated = _repeated(data)
     return ImageOutcome(
         index=task.index,
         has_predictions=predicted is not None,
-        n_predictions=len(ranked),
+        n_predictions=len(data),
+        n_unscored=sum("score" not in a for a in data),
+        n_repeated=len(repeated),
+        first_repeated=_name(data, repeated[0]) if repeated else "",
         n_crowds=int(is_crowd.sum()),
         n_truths=matches.n_truths,
         hits=hits[0],
@@ -142,8 +167,9 @@ def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageO
         scores=scores[best][:PRECISION_RANK],
         is_matched=matches.is_matched[0, :, :PRECISION_RANK].copy(),
         is_ignored=matches.is_ignored[0, :, :PRECISION_RANK].copy(),
-        hierarchy=None if forest is None else HierarchyCounts.of(ious[:, rows], forest, truth_forest),
-        forest=None if forest is None else ForestCounts.of(forest),
+        has_parents=predicted is not None and predicted.has_parents,
+        hierarchy=HierarchyCounts.of(ious[:, rows], forest, truth_forest),
+        forest=ForestCounts.of(forest),
         truth_forest=ForestCounts.of(truth_forest),
     )
 
@@ -161,14 +187,26 @@ def _scores(predicted: _Masks | None, default_score: float | None) -> NDArray[np
 
 def _categories(data: list[dict[str, Any]]) -> NDArray[np.int64]:
     ids = [a.get("category_id") for a in data]
-    return np.array([i if isinstance(i, int) else 0 for i in ids], np.int64)
+    return np.array([i if isinstance(i, int) and abs(i) <= _LARGEST_CATEGORY else 0 for i in ids], np.int64)
+
+
+def _repeated(data: list[dict[str, Any]]) -> list[int]:
+    """Positions of the predictions that equal an earlier one in mask, score and class, as in results that were written twice."""
+    counts = Counter(a["score"] for a in data if "score" in a)
+    seen: set[str] = set()
+    repeated = []
+    for i, a in enumerate(data):
+        if counts[a.get("score")] > 1:  # most scores occur once, which saves the time to look at the mask
+            key = str((a["score"], a.get("category_id"), a["segmentation"]))
+            if key in seen:
+                repeated.append(i)
+            seen.add(key)
+    return repeated
 
 
 def _without_crowds(truth: _Masks, order: NDArray[np.int64], is_crowd: NDArray[np.bool_]) -> tuple[Forest, NDArray[np.int64]]:
     """The annotated forest without crowd regions, and the column of the IoUs that each of its nodes has."""
     columns = np.flatnonzero(~is_crowd)
-    if truth.forest is None:
-        return Forest((-1,) * len(columns)), columns
     node = {int(order[column]): i for i, column in enumerate(columns)}
     parents = truth.forest.parents
     return Forest(tuple(node.get(parents[int(order[column])], -1) for column in columns)), columns
@@ -184,13 +222,14 @@ def _read(image: ImageEntry, location: Location) -> _Masks:
     data = location.load()
     runs, reasons = parse_segmentations([a.get("segmentation") for a in data], image.height, image.width)
     problems = [f"{location.path}: annotation {_name(data, i)} of {image}: {reason}." for i, reason in reasons.items()]
-    forest = None
-    if any("parent" in a for a in data):
+    forest = Forest((-1,) * len(data))
+    has_parents = any("parent" in a for a in data)
+    if has_parents:
         try:
             forest = _forest(data)
         except ValueError as error:
             problems.append(f"{location.path}: {image}: {error}.")
-    return _Masks(runs, data, forest, problems)
+    return _Masks(runs, data, forest, has_parents, problems)
 
 
 def _forest(data: list[dict[str, Any]]) -> Forest:
@@ -205,20 +244,28 @@ def _forest(data: list[dict[str, Any]]) -> Forest:
     return Forest(tuple(-1 if a.get("parent") is None else position[a["parent"]] for a in data))
 
 
-def _area_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
-    bad = [i for i, a in enumerate(data) if not _is_finite(a.get("area", 0)) or a.get("area", 0) < 0]
-    return [f"{task.truth.path}: annotation {_name(data, i)} of {task.image}: its area is {data[i]['area']!r}." for i in bad]
+def _truth_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
+    bad = [(i, "area") for i, a in enumerate(data) if not _is_finite(a.get("area", 0)) or a.get("area", 0) < 0]
+    bad += [(i, "iscrowd") for i, a in enumerate(data) if a.get("iscrowd", 0) not in (0, 1)]  # the text "0" would be true
+    return [
+        f"{task.truth.path}: annotation {_name(data, i)} of {task.image}: its {key} is {_shown(data[i][key])}." for i, key in sorted(bad)
+    ]
 
 
 def _score_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
     path = task.predicted.path if task.predicted is not None else ""
     bad = [i for i, a in enumerate(data) if not _is_finite(a.get("score", task.default_score))]
-    shown = [(i, f"its score is {data[i]['score']!r}" if "score" in data[i] else "it has no score") for i in bad]
+    shown = [(i, f"its score is {_shown(data[i]['score'])}" if "score" in data[i] else "it has no score") for i in bad]
     return [f"{path}: annotation {_name(data, i)} of {task.image}: {reason}." for i, reason in shown]
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a number that float64 holds; an integer of JSON may be of any size."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def _name(data: list[dict[str, Any]], index: int) -> str:

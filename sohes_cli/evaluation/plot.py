@@ -6,13 +6,14 @@ marks at the right end of the curves.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.evaluation.image_scores import LARGEST_RANK
-from sohes_cli.evaluation.published import check_published, published_ar
+from sohes_cli.evaluation.published import check_published, published_ar, published_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,14 +35,18 @@ def check_plot(path: Path, published: str | None) -> None:
     """Refuse a picture that cannot be drawn, before hours are spent on its scores.
 
     Raises:
-        UsageError: if the format is unknown, the path is a folder, or no published scores are known for the data set.
+        UsageError: if the format is unknown, the path is a folder or in one that takes no files, or no published scores are known for
+            the data set.
     """
     if path.suffix.lower() not in _FORMATS:
         raise UsageError(
             f"--plot {path}: the format {path.suffix or 'of a file without suffix'!r} is not known.", f"Use {', '.join(_FORMATS)}."
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (a Path's method raises where the name is too long)
         raise UsageError(f"--plot {path} is a folder.", "Name the file to write, such as ar.png.")
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):  # noqa: PTH112
+        raise UsageError(f"--plot {path}: nothing can be written in {folder}.", "Choose a folder that you may write to.")
     if published is not None:
         check_published(published)
 
@@ -53,21 +58,21 @@ def draw_plot(path: Path, truth: LabelSource, comparisons: Sequence[Comparison],
         path: the file, .png, .svg or .pdf; one that exists is replaced.
         truth: the ground truth, whose `info` may name its data set.
         comparisons: the predictions and their scores.
-        published: the data set whose published scores are shown; None for the one that the ground truth names.
+        published: the data set whose published scores are shown; None for the one that the ground truth says it is.
 
     Raises:
         StoreError: if the file cannot be written.
     """
     from matplotlib.figure import Figure
 
-    dataset = published or truth.info.get("dataset")
+    dataset = published or published_dataset(truth.info)
     figure = Figure(figsize=(11, 4.6), dpi=150, layout="constrained")
     curves, sizes = figure.subplots(1, 2, width_ratios=(3, 2))
     _draw_curves(curves, comparisons, published_ar(dataset))
     _draw_sizes(sizes, comparisons)
     evaluation = comparisons[0].evaluation
     name = dataset or truth.path.name
-    figure.suptitle(f"{name}: {evaluation.images} images, {evaluation.annotations} annotated masks", fontsize=11, color=_INK)
+    figure.suptitle(f"{_plain(name)}: {evaluation.images} images, {evaluation.annotations} annotated masks", fontsize=11, color=_INK)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,4 +145,11 @@ def _cycled(count: int) -> list[str]:
 def _label(comparison: Comparison) -> str:
     evaluation = comparison.evaluation
     per_image = evaluation.masks / max(evaluation.images_with_predictions, 1)
-    return f"{comparison.predicted.path.name} ({per_image:.0f} masks an image)"
+    name = _plain(comparison.name)
+    hidden = " " * name.startswith("_")  # Matplotlib leaves out of the legend what begins with an underscore
+    return f"{hidden}{name} ({per_image:.0f} masks an image)"
+
+
+def _plain(text: str) -> str:
+    """A name that is not taken for a formula, with a question mark for each byte that is not UTF-8."""
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")

@@ -6,9 +6,14 @@ with. A method for which no number was found has none here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from sohes_cli.errors import UsageError, nearest
 
-__all__ = ["PUBLISHED_AR", "published_ar"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["PUBLISHED_AR", "check_published", "published_ar", "published_dataset"]
 
 PUBLISHED_AR: dict[str, dict[str, float]] = {
     "coco": {"SAM": 49.6, "FreeSOLO": 11.6, "CutLER": 28.1, "SOHES": 30.5, "UnSAM": 42.0, "MoSA": 43.5},
@@ -21,14 +26,32 @@ PUBLISHED_AR: dict[str, dict[str, float]] = {
 }
 """SAM is supervised; the others have seen no annotations."""
 
+_SPLITS = {
+    "coco": "val2017",
+    "lvis": "val",
+    "ade20k": "validation",
+    "entityseg": "val_lr",
+    "sa1b": "all",  # the papers score 1,000 images of it, which were not published
+    "partimagenet": "val",
+    "paco": "val",
+}
+
 
 def published_ar(dataset: str | None) -> dict[str, float]:
-    """Scores by method, in percent; empty for a data set that none of the papers used.
+    """Scores by method, in percent; empty for a data set that none of the papers used, or None."""
+    return PUBLISHED_AR.get(dataset or "", {})
+
+
+def published_dataset(info: Mapping[str, Any]) -> str | None:
+    """The data set that an annotation file says it is, if it is of the split that the papers score.
 
     Args:
-        dataset: a key of `PUBLISHED_AR`, or what a converted file says of itself.
+        info: what the file says of itself; a converted one names its `dataset` and `split`, one without `split` is taken at its word.
     """
-    return PUBLISHED_AR.get(dataset or "", {})
+    dataset, split = info.get("dataset"), info.get("split")
+    if not isinstance(dataset, str) or dataset not in PUBLISHED_AR:
+        return None
+    return dataset if split in (None, _SPLITS[dataset]) else None
 
 
 def check_published(dataset: str) -> None:

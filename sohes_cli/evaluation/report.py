@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["as_json", "notes", "print_table"]
 
 _SHOWN = 5
+_LABEL, _CELL = 17, 9  # characters of the longest row label and number
 _ROWS = (
     *((f"AR@{k}", f"ar_{k}") for k in RANKS),
     ("AR@1000 small", "ar_small"),
@@ -60,6 +61,8 @@ def _prediction(comparison: Comparison) -> dict[str, Any]:
         "masks": evaluation.masks,
         "masks_per_image": _masks_per_image(evaluation),
         "images_past_1000_masks": evaluation.images_past_limit,
+        "masks_without_score": evaluation.unscored,
+        "masks_repeated": evaluation.repeated,
         "all_images": evaluation.all_images.summary(),
         "images_with_predictions_only": evaluation.predicted_images.summary(),
         "hierarchy": None if evaluation.hierarchy is None else evaluation.hierarchy.summary(),
@@ -73,7 +76,7 @@ def _masks_per_image(evaluation: Evaluation) -> float:
 
 
 def notes(truth: LabelSource, comparison: Comparison) -> list[str]:
-    """What a reader must know of the scores: images without predictions, without annotations, paired by stem, masks that do not count."""
+    """What a reader must know of the scores: images without partner or paired by stem, masks past the 1,000th, unscored or repeated."""
     evaluation, pairing, path = comparison.evaluation, comparison.pairing, comparison.predicted.path
     lines = []
     if pairing.by == "stem":
@@ -87,6 +90,14 @@ def notes(truth: LabelSource, comparison: Comparison) -> list[str]:
         lines.append(f"{path}: {len(pairing.unknown)} of its images are not annotated and not scored ({_some(pairing.unknown)}).")
     if evaluation.images_past_limit:
         lines.append(f"{path}: {evaluation.images_past_limit} images have more than 1,000 masks; the best-scoring 1,000 count.")
+    if evaluation.unscored:
+        lines.append(f"{path}: {evaluation.unscored} masks have no score and count as 1, so that among them the order of the file decides.")
+    if evaluation.first_repeated is not None:
+        index, annotation = evaluation.first_repeated
+        lines.append(
+            f"{path}: {evaluation.repeated} masks repeat an earlier one in mask, score and class (first: annotation {annotation} of "
+            f"{truth.images[index]}); they count like any other."
+        )
     return lines
 
 
@@ -98,19 +109,20 @@ def print_table(truth: LabelSource, comparisons: Sequence[Comparison]) -> None:
     """Print the scores in percent, a column for each set of predictions, and a second one where it lacks images."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     first = comparisons[0].evaluation
     crowds = f", {first.crowds} crowd regions" if first.crowds else ""
     typer.echo(f"{truth.path}: {first.images} images, {first.annotations} masks{crowds}")
     table = Table()
-    table.add_column("percent")
+    table.add_column("percent", no_wrap=True)
     columns: list[tuple[Evaluation, MaskScores]] = []
     for comparison in comparisons:
         evaluation = comparison.evaluation
-        table.add_column(comparison.predicted.path.name, justify="right", overflow="fold")
+        table.add_column(Text(comparison.name), justify="right", overflow="fold", min_width=_CELL)  # as text: brackets are no markup
         columns.append((evaluation, evaluation.all_images))
         if comparison.pairing.missing:
-            table.add_column("predicted only", justify="right")
+            table.add_column("predicted only", justify="right", min_width=_CELL)
             columns.append((evaluation, evaluation.predicted_images))
     for label, key in _ROWS:
         table.add_row(label, *(_percent(scores.summary()[key]) for _, scores in columns))
@@ -120,7 +132,9 @@ def print_table(truth: LabelSource, comparisons: Sequence[Comparison]) -> None:
             table.add_row(label, *(_percent(e.hierarchy.summary()[key] if e.hierarchy else None) for e, _ in columns))
     table.add_section()
     _add_counts(table, [(evaluation, scores is evaluation.all_images) for evaluation, scores in columns])
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.width = max(console.width, _LABEL + _CELL * len(columns) + 3 * (len(columns) + 1) + 1)  # a long line is better than cut numbers
+    console.print(table)
 
 
 def _add_counts(table: Any, columns: list[tuple[Evaluation, bool]]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,38 +20,46 @@ from tqdm import tqdm
 
 from sohes_cli.errors import DatasetError, SohesError
 from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
-from sohes_cli.evaluation.image_scores import ImageOutcome, ImageTask, score_image
+from sohes_cli.evaluation.image_scores import MOST_PROBLEMS, ImageOutcome, ImageTask, score_image
 from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
+from sohes_cli.explore.interruption import end_with_parent, without_interrupts
 from sohes_cli.labels.sources import LabelSource, open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["Comparison", "evaluate_predictions"]
+__all__ = ["Comparison", "compare_predictions", "evaluate_predictions"]
 
-_SHOWN_PROBLEMS = 20
 _WORTH_A_PROCESS = 64  # images; starting a process takes longer than scoring fewer
 _AHEAD = 4  # tasks a process that wait for it
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predictions, how their images were paired with the annotated ones, and their scores."""
+    """Predictions, how their images were paired with the annotated ones, their scores, and a name that tells them from others."""
 
     predicted: LabelSource
     pairing: Pairing
     evaluation: Evaluation
+    name: str
 
 
 def evaluate_predictions(
     truth: LabelSource, prediction: Path, match: ImageMatch = ImageMatch.auto, workers: int = 0, quiet: bool = False
 ) -> Comparison:
-    """Score the predictions of one file or label folder.
+    """Score the predictions of one file or label folder, as `compare_predictions` does."""
+    return compare_predictions(truth, [prediction], match, workers, quiet)[0]
+
+
+def compare_predictions(
+    truth: LabelSource, predictions: Sequence[Path], match: ImageMatch = ImageMatch.auto, workers: int = 0, quiet: bool = False
+) -> list[Comparison]:
+    """Score the predictions of one or more files or label folders; all are opened and paired before the first is scored.
 
     Args:
         truth: the ground truth, an annotation file.
-        prediction: a label folder, a COCO annotation file or a COCO result file.
+        predictions: label folders, COCO annotation files or COCO result files.
         match: how images are paired.
         workers: processes, 0 for one a core.
         quiet: show no progress bar even on a terminal.
@@ -60,13 +67,27 @@ def evaluate_predictions(
     Raises:
         SohesError: if a file cannot be read, its images are not those of the ground truth, or masks are damaged; each of these is
             written to stderr by file and id.
-        DatasetError: if every score is 0.
+        DatasetError: if every score of one is 0.
     """
-    predicted = open_source(prediction)
-    pairing = pair_images(truth, predicted, match)
+    paired = [(source, pair_images(truth, source, match)) for source in map(open_source, predictions)]
+    return [
+        Comparison(source, pairing, _evaluated(truth, source, pairing, workers, quiet), name)
+        for (source, pairing), name in zip(paired, _names(predictions), strict=True)
+    ]
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Short names of files and folders; full paths where two would have one name."""
+    names = [path.name for path in paths]
+    return names if all(names) and len(set(names)) == len(set(paths)) else [str(path) for path in paths]
+
+
+def _evaluated(truth: LabelSource, predicted: LabelSource, pairing: Pairing, workers: int, quiet: bool) -> Evaluation:
     tasks = _tasks(truth, predicted, pairing)
     outcomes: list[ImageOutcome | None] = [None] * len(truth.images)
-    with tqdm(total=len(outcomes), desc=prediction.name, unit="image", disable=quiet or not sys.stderr.isatty(), leave=False) as progress:
+    with tqdm(
+        total=len(outcomes), desc=predicted.path.name, unit="image", disable=quiet or not sys.stderr.isatty(), leave=False
+    ) as progress:
         for outcome in _scored(tasks, _processes(workers, len(outcomes))):
             outcomes[outcome.index] = outcome
             progress.update()
@@ -75,7 +96,7 @@ def evaluate_predictions(
     evaluation = evaluation_of(done)
     if evaluation.found_nothing:
         raise _all_zero(truth, predicted, pairing, evaluation)
-    return Comparison(predicted, pairing, evaluation)
+    return evaluation
 
 
 def _tasks(truth: LabelSource, predicted: LabelSource, pairing: Pairing) -> Iterator[ImageTask]:
@@ -94,9 +115,9 @@ def _scored(tasks: Iterator[ImageTask], workers: int) -> Iterable[ImageOutcome]:
     if workers <= 1:
         yield from map(score_image, tasks)
         return
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_ignore_interrupt)
+    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
-        yield from _windowed(executor.submit, tasks, workers * _AHEAD)
+        yield from _windowed(executor, tasks, workers * _AHEAD)
     except BrokenProcessPool as error:
         raise SohesError("A worker process was killed, most likely for want of memory.", "Run again with fewer --workers.") from error
     except BaseException:
@@ -107,31 +128,31 @@ def _scored(tasks: Iterator[ImageTask], workers: int) -> Iterable[ImageOutcome]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _windowed(submit: Callable[..., Future[ImageOutcome]], tasks: Iterator[ImageTask], window: int) -> Iterator[ImageOutcome]:
-    pending = {submit(score_image, task) for task in islice(tasks, window)}
-    while pending:
+def _windowed(executor: ProcessPoolExecutor, tasks: Iterator[ImageTask], window: int) -> Iterator[ImageOutcome]:
+    """The outcomes in order of completion, with no more than `window` tasks under way."""
+    pending: set[Future[ImageOutcome]] = set()
+    while True:
+        with without_interrupts():  # the main process ends the others
+            pending |= {executor.submit(score_image, task) for task in islice(tasks, window - len(pending))}
+        if not pending:
+            return
         finished, pending = wait(pending, return_when=FIRST_COMPLETED)
         for future in finished:
             yield future.result()
-        pending |= {submit(score_image, task) for task in islice(tasks, len(finished))}
-
-
-def _ignore_interrupt() -> None:
-    """Ctrl-C reaches every process of the terminal; the main one ends the others."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _refuse_problems(outcomes: list[ImageOutcome]) -> None:
-    problems = [problem for outcome in outcomes for problem in outcome.problems]
-    if not problems:
+    count = sum(outcome.n_problems for outcome in outcomes)
+    if not count:
         return
-    for problem in problems[:_SHOWN_PROBLEMS]:
+    shown = list(islice((problem for outcome in outcomes for problem in outcome.problems), MOST_PROBLEMS))
+    for problem in shown:
         typer.echo(problem, err=True)
-    if len(problems) > _SHOWN_PROBLEMS:
-        typer.echo(f"... and {len(problems) - _SHOWN_PROBLEMS} more.", err=True)
+    if count > len(shown):
+        typer.echo(f"... and {count - len(shown)} more.", err=True)
     n_images = sum(bool(outcome.problems) for outcome in outcomes)
     raise DatasetError(
-        f"{len(problems)} problem{'s' * (len(problems) != 1)} in the masks of {n_images} of {len(outcomes)} images; no score was computed.",
+        f"{count} problem{'s' * (count != 1)} in the masks of {n_images} of {len(outcomes)} images; no score was computed.",
         "The messages above name each by file and id. Mend or remove these masks.",
     )
 

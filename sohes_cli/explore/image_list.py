@@ -24,7 +24,7 @@ def listed_images(folder: Path, image_list: Path) -> ImageListing:
 
     Args:
         folder: the image folder.
-        image_list: a text file in UTF-8; empty lines are passed over, and a path that occurs twice counts once.
+        image_list: a text file in UTF-8; empty lines are passed over, `./a.jpg` is `a.jpg`, and a path that occurs twice counts once.
 
     Returns:
         The images in code point order; a path without a file, or one that leads out of the folder, is among the unreadable ones.
@@ -46,12 +46,12 @@ def listed_images(folder: Path, image_list: Path) -> ImageListing:
 
 def _lines(image_list: Path) -> set[str]:
     try:
-        lines = image_list.read_text(encoding="utf-8-sig").splitlines()
+        lines = image_list.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line at more than line ends
     except UnicodeDecodeError as error:
         raise UsageError(f"--list {image_list} is not a text in UTF-8.", "Give a file with one image path a line.") from error
     except OSError as error:
         raise UsageError(f"--list {image_list} cannot be read: {error.strerror}.", "Give a file with one image path a line.") from error
-    names = {line.strip() for line in lines} - {""}
+    names = {str(PurePosixPath(line.strip())) for line in lines if line.strip()}
     if not names:
         raise UsageError(f"--list {image_list} names no image.", "Give a file with one image path a line.")
     return names
@@ -61,7 +61,7 @@ def _problem(folder: Path, name: str) -> str:
     """What is wrong with a listed path, or an empty string."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
-        return "the list names a path outside of the image folder"
+        return "the list names a full path or one outside of the image folder; paths begin below this folder"
     if not os.path.isfile(folder / name):  # noqa: PTH113 (a Path's method raises where the name is too long)
         return "the list names it, but the image folder has no such file"
     return ""

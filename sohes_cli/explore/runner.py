@@ -7,9 +7,6 @@ interrupted run goes on with the photographs that have no record.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
-import threading
 import traceback
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from sohes_cli.errors import SohesError, StoreError
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
+from sohes_cli.explore.interruption import end_with_parent, without_interrupts
 from sohes_cli.explore.timing import StepTimes
 from sohes_cli.labels.store import LabelStore
 
@@ -122,12 +120,8 @@ def _worker_processes(job: Job, workers: int, stopped: Callable[[], bool]) -> It
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,))
 
     def submit(name: str) -> Future[Done]:
-        # this may start a process, which inherits the mask: Ctrl-C is ours to handle, so that no record is cut short
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with without_interrupts():  # Ctrl-C is ours to handle, so that no record is cut short
             return executor.submit(_explore_in_worker, name)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:
         yield submit
@@ -196,15 +190,7 @@ def _start_worker(job: Job) -> None:
     """Set this worker process up; the backbone is built with the first photograph, whose future can carry an error to the main process."""
     global _job
     _job = job
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """End this worker if the main process is killed, which nothing else would tell it."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def _explore_in_worker(name: str) -> Done:

@@ -8,6 +8,7 @@ an image are parsed alone. The pass follows strings and brackets only; what is w
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,13 @@ class JsonFile:
         """Map a file.
 
         Raises:
-            DatasetError: if it cannot be read or is empty.
+            DatasetError: if it cannot be read, is empty or a pipe.
         """
         try:
-            if not path.stat().st_size:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise DatasetError(f"{path} is no regular file.", "Write its content to a file, which is read in several places at once.")
+            if not status.st_size:
                 raise DatasetError(f"{path} is empty.", "Give a COCO annotation or result file.")
             return cls(path, np.memmap(path, np.uint8, mode="r").view(np.ndarray))
         except OSError as error:
@@ -66,9 +70,10 @@ class JsonFile:
         begin = len(_BYTE_ORDER_MARK) if self.data[:3].tobytes() == _BYTE_ORDER_MARK else 0
         return int(_skip_space(self.data, begin))
 
-    def is_array(self) -> bool:
-        """Whether the file holds an array at its top, as a result file does."""
-        return self.start < len(self.data) and int(self.data[self.start]) == _OPEN_ARRAY
+    def is_array(self, position: int | None = None) -> bool:
+        """Whether an array begins at a byte; by default at the file's top, as in a result file."""
+        begin = self.start if position is None else position
+        return begin < len(self.data) and int(self.data[begin]) == _OPEN_ARRAY
 
     def elements(self, start: int) -> NDArray[np.int64]:
         """The spans of an array's elements, or of an object's members with their keys.

@@ -7,6 +7,7 @@ Annotations are given as COCO's own objects. Duplicates are refused here, since 
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
@@ -61,19 +62,21 @@ class Location:
     Args:
         path: the file.
         spans: begin and end of each annotation in it, int64 [N, 2]; None if the file is the record of this image alone.
+        file_name: the image that such a record must be of.
     """
 
     path: Path
     spans: NDArray[np.int64] | None = None
+    file_name: str | None = None
 
     def load(self) -> list[dict[str, Any]]:
         """The annotations as COCO's objects.
 
         Raises:
-            DatasetError: if they cannot be read or are no objects.
+            DatasetError: if they cannot be read, are no objects, or a record is that of another image.
         """
         if self.spans is None:
-            annotations = _record(self.path)
+            annotations = _record_annotations(self.path, self.file_name)
         else:
             annotations = JsonFile.open(self.path).parse_all(self.spans) if len(self.spans) else []
         if not isinstance(annotations, list) or not all(isinstance(a, dict) for a in annotations):
@@ -124,20 +127,22 @@ def open_source(path: Path) -> LabelSource:
         StoreError: if a folder is no label folder.
         DatasetError: if a file is missing, of another format or damaged, or holds an image or annotation id twice.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (a Path's method raises where the name is too long)
         read_manifest(path)
         store = LabelStore(path)
         names = store.names()
-        return LabelSource(path, "label folder", [ImageEntry(None, n) for n in names], [Location(store.record_path(n)) for n in names], {})
+        locations = [Location(store.record_path(name), file_name=name) for name in names]
+        return LabelSource(path, "label folder", [ImageEntry(None, name) for name in names], locations, {})
     file = JsonFile.open(path)
     return _result_source(file) if file.is_array() else _annotation_source(file)
 
 
 def _annotation_source(file: JsonFile) -> LabelSource:
     members = file.members()
-    if "images" not in members or "annotations" not in members:
+    missing = [key for key in ("images", "annotations") if key not in members or not file.is_array(int(members[key][0]))]
+    if missing:
         raise DatasetError(
-            f"{file.path} is not a COCO annotation file: it has no {'images' if 'images' not in members else 'annotations'}.",
+            f"{file.path} is not a COCO annotation file: it has no list of {missing[0]}.",
             "Give a COCO annotation file, a COCO result file (a list of masks) or a label folder.",
         )
     images = sorted((_image_entry(file, item) for item in file.parse_all(file.elements(int(members["images"][0])))), key=_sort_key)
@@ -258,13 +263,18 @@ def _refuse(path: Path, what: str, twice: list[Any]) -> None:
         )
 
 
-def _record(path: Path) -> Any:
+def _record_annotations(path: Path, file_name: str | None) -> Any:
+    hint = "Delete it and run `sohes explore` again to rewrite it."
     try:
-        return json.loads(path.read_bytes())["annotations"]
+        record = json.loads(path.read_bytes())
+        annotations, named = record["annotations"], record["image"]["file_name"]
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Give a label folder that you may read.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DatasetError(f"{path} is not a label record: {error!r}.", "Delete it and run `sohes explore` again to rewrite it.") from error
+        raise DatasetError(f"{path} is not a label record: {error!r}.", hint) from error
+    if named != file_name:
+        raise DatasetError(f"{path} should be the record of {file_name!r}, but says it is that of {named!r}.", hint)
+    return annotations
 
 
 def _label_record(path: Path, image: ImageEntry, annotations: list[dict[str, Any]]) -> LabelRecord:

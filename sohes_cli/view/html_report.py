@@ -80,12 +80,11 @@ def open_labels(path: Path) -> LabelSet:
         record = read_record(path)
         return LabelSet(path, (record.file_name,), lambda _: record)
     source = open_source(path)
-    names = tuple(str(image.file_name) for image in source.images)
-    if any(image.file_name is None for image in source.images):
+    if source.kind == "result file":
         raise DatasetError(
             f"{path} is a COCO result file, which does not name its images.", "Give a label folder or a COCO annotation file."
         )
-    return LabelSet(path, names, source.record)
+    return LabelSet(path, tuple(str(image.file_name) for image in source.images), source.record)
 
 
 def write_report(

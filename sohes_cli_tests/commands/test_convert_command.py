@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -147,6 +148,7 @@ def test_the_split_is_chosen_by_name(tmp_path, sohes, coco_folder):
         (["coco", "SRC"], "--out"),
         (["coco", "nowhere", "--out", "gt.json"], "nowhere is no folder"),
         (["coco", "SRC", "--out", "SRC"], "is a folder"),
+        (["coco", "SRC", "--out", ""], "is a folder"),
     ],
 )
 def test_wrong_usage_has_exit_code_2_and_writes_nothing(tmp_path, sohes, monkeypatch, coco_folder, arguments, words):
@@ -155,6 +157,29 @@ def test_wrong_usage_has_exit_code_2_and_writes_nothing(tmp_path, sohes, monkeyp
     assert result.code == 2
     assert words in result.err
     assert {path.name for path in tmp_path.iterdir()} == {"coco"}
+
+
+def test_a_name_that_no_disk_can_hold_is_an_error_that_names_it(tmp_path, sohes, coco_folder):
+    for arguments in ([coco_folder, "--out", tmp_path / f"{'x' * 300}.json"], [tmp_path / ("y" * 300), "--out", tmp_path / "gt.json"]):
+        result = sohes("convert", "coco", *arguments)
+        assert result.code == 1
+        assert "cannot be reached: File name too long" in result.err
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_that_names_it(tmp_path, sohes, monkeypatch):
+    source = put_sa1b(tmp_path / "sa")
+    put_sa1b(source / "locked")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # a superuser may list any folder
+    result = sohes("convert", "sa1b", source, "--out", tmp_path / "gt.json")
+    assert result.code == 1
+    assert f"{source / 'locked'} cannot be listed: Permission denied" in result.err
 
 
 def test_another_folder_is_refused_with_the_path_that_was_looked_for(tmp_path, sohes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -147,6 +148,11 @@ BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], object], s
     "score not a number": (lambda _, r: r[0].update(score=float("nan")), "its score is nan"),
     "damaged annotation": (lambda t, _: t["annotations"][3]["segmentation"].update(counts="0"), "gt.json: annotation 21 of 2.jpg"),
     "negative area": (lambda t, _: t["annotations"][0].update(area=-1), "gt.json: annotation 10 of 1.jpg: its area is -1"),
+    "area that no float holds": (lambda t, _: t["annotations"][0].update(area=10**400), "annotation 10 of 1.jpg: its area is 1000"),
+    "score that no float holds": (lambda _, r: r[0].update(score=10**400), "annotation number 1 of 1.jpg: its score is 1000"),
+    "crowd flag that is a text": (lambda t, _: t["annotations"][0].update(iscrowd="0"), "annotation 10 of 1.jpg: its iscrowd is '0'"),
+    "images that are no list": (lambda t, _: t.update(images={"1": t["images"][0]}), "it has no list of images"),
+    "no annotations": (lambda t, _: t.update(annotations=None), "it has no list of annotations"),
     "unknown parent": (lambda t, _: t["annotations"][1].update(parent=77), "annotation 11 names the parent 77"),
     "parent that is a list": (lambda t, _: t["annotations"][1].update(parent=[10]), "annotation 11 names the parent [10]"),
     "parents in a circle": (lambda t, _: t["annotations"][0].update(parent=11), "parents form a cycle"),
@@ -188,6 +194,7 @@ def test_all_bad_masks_are_listed_up_to_twenty(evaluate: Callable) -> None:
         (["--plot", "ar.gif"], "format '.gif' is not known"),
         (["--plot", "ar"], "not known"),
         (["--plot", "ar.png", "--published", "cocoo"], "Did you mean 'coco'?"),
+        (["--plot", "/dev/null/ar.png"], "nothing can be written in /dev/null"),
         (["--match", "name"], "has no file names"),
     ],
 )
@@ -195,6 +202,75 @@ def test_wrong_usage_exits_with_2(arguments: list[str], words: str, evaluate: Ca
     result = evaluate(*arguments)
     assert result.code == 2
     assert words in result.err
+
+
+def test_parent_of_parts_alone_gives_roots_alone_a_forest_too(evaluate: Callable) -> None:
+    """Only the parts of one image have the key: the other image is a forest of roots, whose pair is found and not linked."""
+
+    def link(_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
+        for i, r in enumerate(results, start=1):
+            r["id"] = i
+        results[1]["parent"] = 1
+
+    (prediction,) = json.loads(evaluate("--json", change=link).out)["predictions"]
+    assert (prediction["hierarchy"]["pairs_found"], prediction["hierarchy"]["link_recall"]) == (1.0, 0.5)
+    assert (prediction["forest"]["mean_depth"], prediction["forest"]["trees_per_image"]) == (1.5, 2.5)
+
+
+def test_class_of_any_size_is_taken(evaluate: Callable) -> None:
+    result = evaluate(change=lambda truth, results: [a.update(category_id=10**30) for a in (truth["annotations"][0], results[0])])
+    assert result.code == 0, result.err
+
+
+def test_predictions_written_twice_are_told(evaluate: Callable) -> None:
+    result = evaluate("--json", change=lambda _, results: results.extend([dict(results[0]), dict(results[4])]))
+    assert "2 masks repeat an earlier one in mask, score and class (first: annotation number 4 of 1.jpg)" in result.err
+    assert json.loads(result.out)["predictions"][0]["masks_repeated"] == 2
+    assert "repeat" not in evaluate(change=lambda _, results: results.__delitem__(slice(6, None))).err
+
+
+def test_annotations_without_scores_are_told(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
+    evaluate()
+    result = sohes("evaluate", tmp_path / "gt.json", "--gt", tmp_path / "gt.json", "--json")
+    assert "gt.json: 4 masks have no score and count as 1" in result.err
+    assert json.loads(result.out)["predictions"][0]["masks_without_score"] == 4
+
+
+def test_record_of_another_image_is_refused(sohes: Callable, reference_folder: Path, tmp_path: Path) -> None:
+    sohes("export", reference_folder, "--out", tmp_path / "gt.json")
+    shutil.copytree(reference_folder, tmp_path / "labels")
+    shutil.copy(tmp_path / "labels" / "a-cup.png.json", tmp_path / "labels" / "b-face.png.json")
+    result = sohes("evaluate", tmp_path / "labels", "--gt", tmp_path / "gt.json")
+    assert result.code == 1
+    assert "b-face.png.json should be the record of 'b-face.png', but says it is that of 'a-cup.png'" in result.err
+
+
+def test_all_predictions_are_opened_before_the_first_is_scored(
+    evaluate: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate()
+    monkeypatch.setattr("sohes_cli.evaluation.session.score_image", lambda _task: pytest.fail("scored before all were opened"))
+    result = sohes("evaluate", tmp_path / "results.json", tmp_path / "none.json", "--gt", tmp_path / "gt.json")
+    assert result.code == 1
+    assert "none.json cannot be read" in result.err
+
+
+def test_columns_are_told_apart_and_keep_their_numbers(
+    evaluate: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of one name are shown with their folders, brackets in a name are no markup, and a narrow terminal cuts nothing."""
+    monkeypatch.setenv("COLUMNS", "20")
+    evaluate()
+    for name in ("a/r[v2].json", "b/r[v2].json"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(tmp_path / "results.json", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    result = sohes("evaluate", "a/r[v2].json", "b/r[v2].json", "--gt", "gt.json")
+    assert result.code == 0, result.err
+    header = "".join(c.strip() for line in result.out.splitlines() if "┃" in line for c in line.split("┃")[2:3])
+    assert header == "a/r[v2].json"
+    assert ["AR@1000 medium", "100.0", "100.0"] in [[c.strip() for c in line.strip("│").split("│")] for line in result.out.splitlines()]
+    assert "Note" not in sohes("evaluate", "a/r[v2].json", "--gt", "gt.json").err
 
 
 def test_ground_truth_must_be_annotations(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
@@ -223,15 +299,50 @@ def test_picture_is_drawn(suffix: str, evaluate: Callable, tmp_path: Path) -> No
 def test_converted_ground_truth_brings_its_published_scores(evaluate: Callable, tmp_path: Path) -> None:
     evaluate("--plot", tmp_path / "plain.svg")
     evaluate("--plot", tmp_path / "published.svg", change=lambda truth, _: truth.update(info={"dataset": "coco"}))
-    assert (tmp_path / "published.svg").stat().st_size > (tmp_path / "plain.svg").stat().st_size
+    evaluate("--plot", tmp_path / "training.svg", change=lambda truth, _: truth.update(info={"dataset": "coco", "split": "train2017"}))
+    shown = {name: (tmp_path / f"{name}.svg").stat().st_size for name in ("plain", "published", "training")}
+    assert shown["published"] > 1.1 * shown["plain"]
+    assert shown["training"] < 1.1 * shown["plain"]
+
+
+@pytest.mark.parametrize("name", ["$cost_{$.json", "_results.json", "x" * 100 + ".json"])
+def test_any_name_can_stand_in_the_picture(name: str, evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
+    evaluate(change=lambda truth, _: truth.update(info={"dataset": ["no", "name"]}))
+    shutil.copy(tmp_path / "results.json", tmp_path / name)
+    result = sohes("evaluate", tmp_path / name, "--gt", tmp_path / "gt.json", "--plot", tmp_path / "ar.svg")
+    assert result.code == 0, result.err
+    assert f"{name} (3 masks an image)" in (tmp_path / "ar.svg").read_text()  # Matplotlib writes each text as a comment
+
+
+def test_names_that_are_too_long_for_a_file_are_errors(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
+    evaluate()
+    name = tmp_path / ("x" * 300 + ".png")
+    for arguments in ([name, "--gt", tmp_path / "gt.json"], [tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--plot", name]):
+        result = sohes("evaluate", *arguments)
+        assert result.code == 1
+        assert "File name too long" in result.err
+        assert "unforeseen" not in result.err
+
+
+def test_killed_command_leaves_no_process(case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path) -> None:
+    write_many(tmp_path, *case)
+    process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
+    time.sleep(4)
+    assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=20)  # ends when the last process that holds its end of the pipes is gone
+
+
+def write_many(folder: Path, truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
+    """3,000 images with 40 results each, which take some seconds."""
+    images = [{**truth["images"][0], "id": i, "file_name": f"{i}.jpg"} for i in range(1, 3000)]
+    annotations = [{**truth["annotations"][0], "id": i, "image_id": i} for i in range(1, 3000)]
+    (folder / "gt.json").write_text(json.dumps({**truth, "images": images, "annotations": annotations}))
+    (folder / "results.json").write_text(json.dumps([{**results[0], "image_id": i} for i in range(1, 3000) for _ in range(40)]))
 
 
 def test_interruption_ends_all_processes(case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path) -> None:
-    truth, results = case
-    images = [{**truth["images"][0], "id": i, "file_name": f"{i}.jpg"} for i in range(1, 3000)]
-    annotations = [{**truth["annotations"][0], "id": i, "image_id": i} for i in range(1, 3000)]
-    (tmp_path / "gt.json").write_text(json.dumps({**truth, "images": images, "annotations": annotations}))
-    (tmp_path / "results.json").write_text(json.dumps([{**results[0], "image_id": i} for i in range(1, 3000) for _ in range(40)]))
+    write_many(tmp_path, *case)
     process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
     time.sleep(4)
     process.send_signal(signal.SIGINT)

@@ -145,9 +145,11 @@ def test_the_number_of_masks_is_limited_and_checked(labels):
 def test_what_does_not_exist_or_is_no_record_is_refused(tmp_path, labels):
     assert isinstance(run(tmp_path / "nowhere").exception, UsageError)
     assert isinstance(run(tmp_path / "images", "--out", tmp_path / "view").exception, StoreError)
-    result = run(labels / "manifest.json")
-    assert isinstance(result.exception, StoreError)
-    assert "is not a label record" in result.exception.message
+    for path in (labels / "manifest.json", write_coco(tmp_path / "truth.json", ["a.jpg"])):
+        result = run(path)
+        assert isinstance(result.exception, UsageError)
+        assert "is not a label record" in result.exception.message
+        assert "Delete" not in result.exception.hint, "an annotation file is no run's own to delete"
 
 
 def test_html_gives_a_page_of_all_images(tmp_path, labels):

@@ -249,6 +249,7 @@ DAMAGES = {
     "two objects of an id": (".json", edited(lambda a: a["object"][1].update(id=0)), "two objects of the same id"),
     "a part of itself": (".json", edited(lambda a: a["object"][1]["parts"].update(ispartof=6)), "a part of itself"),
     "a part of two": (".json", edited(lambda a: a["object"][2]["parts"].update(ispartof=[0, 2])), r"\[0, 2\]"),
+    "an endless number": (".json", edited(lambda a: a["object"][0].update(name_ndx=float("inf"))), "infinity"),
     "another image size": (".json", edited(lambda a: a.update(imsize=[H, W + 1, 3])), rf"\[{H}, {W + 1}\].*\[{H}, {W}\]"),
     "no photograph": (".jpg", lambda p: p.write_bytes(b"?"), r"ADE_val_00000012\.jpg cannot be read"),
     "no instance mask": (f"/instance_002_{STEM}.png", lambda p: p.unlink(), rf"instance_002_{STEM}\.png is missing"),

@@ -77,6 +77,7 @@ def test_points_and_lines_among_polygons_are_dropped():
         ([[1, 2]], "none of its polygons has three points"),
         ([[1, 2, 3, 4, 5]], "even number"),
         ([[1, 2, 3, float("nan"), 5, 6]], "finite"),
+        ([[0, 0, 2e6, 0, 0, 5]], "a polygon has a coordinate that no image has"),
         ([1, 2, 3, 4], "a polygon must be"),
         ("abc", "neither polygons nor run lengths"),
         (None, "neither polygons nor run lengths"),
@@ -181,9 +182,13 @@ def test_a_file_in_another_layout_is_named(tmp_path, text, words):
         ({"area": None}, "annotation 1: its area None"),
         ({"bbox": [1, 2, 3]}, "annotation 1: its area 4.0 and box [1, 2, 3]"),
         ({"bbox": 7}, "annotation 1: its area 4.0 and box 7"),
+        ({"area": -4.0}, "annotation 1: its area -4.0"),
+        ({"iscrowd": "0"}, "annotation 1: its iscrowd '0' must be 0 or 1"),
+        ({"iscrowd": 2}, "annotation 1: its iscrowd 2"),
+        ({"category_id": "2"}, "annotation 1: its category_id '2' must be a whole number"),
     ],
 )
-def test_an_extent_that_is_none_is_refused(tmp_path, broken, words):
+def test_a_value_of_another_kind_is_refused(tmp_path, broken, words):
     with pytest.raises(DatasetError) as error:
         images_of(coco_file(tmp_path, annotation(**broken)))
     assert words in error.value.message

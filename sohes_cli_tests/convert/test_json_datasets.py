@@ -313,6 +313,14 @@ def test_sa1b_files_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_pat
     assert (counts.images, counts.masks) == (4, 8)
 
 
+def test_sa1b_is_found_behind_links_to_folders_but_each_file_once(tmp_path):
+    put(tmp_path / "disk" / "sa_000020" / "sa_1.json", sa1b_record(1, 10))
+    put(tmp_path / "sa" / "sa_000021" / "sa_2.json", sa1b_record(2, 20))
+    (tmp_path / "sa" / "linked").symlink_to(tmp_path / "disk" / "sa_000020")
+    (tmp_path / "sa" / "sa_000021" / "back").symlink_to(tmp_path / "sa")
+    assert [image.file_name for image in open_sa1b(tmp_path / "sa", "all").images] == ["linked/sa_1.jpg", "sa_000021/sa_2.jpg"]
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [

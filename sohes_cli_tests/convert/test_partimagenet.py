@@ -210,7 +210,8 @@ def test_an_image_without_annotations_has_no_masks(tmp_path):
 
 
 BAD_PARTS = {
-    "odd coordinates": ({"segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]}, r"annotation 9: .*polygons"),
+    "odd coordinates": ({"segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]}, r"annotation 9: a polygon must"),
+    "coordinates far outside": ({"segmentation": [[1e9, 2.0, 2e9, 4.0, 5.0, 1e9]]}, r"annotation 9: a polygon has a coordinate"),
     "no polygons": ({"segmentation": "?"}, r"annotation 9: .*polygons"),
     "no segmentation": ({"segmentation": None}, r"annotation 9: .*polygons"),
 }
@@ -226,6 +227,17 @@ def test_a_damaged_annotation_spoils_its_own_image_only(tmp_path, changes, reaso
     assert bad.path == path
     with pytest.raises(ValueError, match=rf"image 1: {reason}"):
         raise ValueError(bad.reason)
+
+
+@pytest.mark.parametrize("height", [0, -H, str(H), True])
+def test_an_image_of_no_size_is_reported(tmp_path, height):
+    path = put_ood(tmp_path, BIRD)
+    data = json.loads(path.read_text())
+    data["images"][0]["height"] = height
+    path.write_text(json.dumps(data))
+    [bad] = read(tmp_path)
+    assert isinstance(bad, BadFile)
+    assert "image 0: its height and width must be whole positive numbers" in bad.reason
 
 
 DAMAGED_MAPS = {

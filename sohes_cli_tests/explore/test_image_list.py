@@ -23,6 +23,14 @@ def test_names_are_sorted_and_counted_once(photos: Path, tmp_path: Path) -> None
     assert listing.unreadable == ()
 
 
+def test_paths_are_shortened_and_lines_end_at_line_ends_alone(photos: Path, tmp_path: Path) -> None:
+    """As `find` prints them; U+2028 is a character of a name, though Python's splitlines ends a line at it."""
+    (tmp_path / "list.txt").write_text("./a-cup.png\na-cup.png\nsub//nose.png\nno\u2028such.png\n", encoding="utf-8")
+    listing = listed_images(photos, tmp_path / "list.txt")
+    assert listing.names == ("a-cup.png", "sub/nose.png")
+    assert [name for name, _ in listing.unreadable] == ["no\u2028such.png"]
+
+
 def test_paths_that_lead_nowhere_or_outside_are_named(photos: Path, tmp_path: Path) -> None:
     bad = [f"../{photos.name}/a-cup.png", str(photos / "a-cup.png"), "nothing.png", "sub", "x" * 5000]
     (tmp_path / "list.txt").write_text("\n".join(["a-cup.png", *bad]))

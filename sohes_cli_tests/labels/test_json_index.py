@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -315,3 +316,6 @@ def test_what_cannot_be_opened_is_named(tmp_path):
         JsonFile.open(tmp_path / "missing.json")
     with pytest.raises(DatasetError, match="cannot be read: Is a directory"):
         JsonFile.open(tmp_path)
+    os.mkfifo(tmp_path / "pipe.json")  # as a shell's <(...) is
+    with pytest.raises(DatasetError, match=r"pipe\.json is no regular file"):
+        JsonFile.open(tmp_path / "pipe.json")

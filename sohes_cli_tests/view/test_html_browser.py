@@ -237,6 +237,14 @@ def test_a_click_pins_a_mask_and_unfolds_the_tree_down_to_it(viewer, report):
     assert viewer.pointed() == ("", "")
 
 
+def test_escape_lets_go_of_a_mask_pinned_on_the_photograph(viewer, report):
+    viewer.open(report, "a.png")
+    viewer.click(*INSIDE[6])
+    assert viewer.count("[aria-selected=true]") == 1
+    viewer.press(Keys.ESCAPE)
+    assert viewer.count("[aria-selected=true]") == 0
+
+
 def test_the_tree_is_walked_by_keyboard(viewer, report):
     viewer.open(report, "a.png")
     viewer.hover(*BACKGROUND)
@@ -358,6 +366,11 @@ def test_pointing_on_one_side_shows_the_match_on_the_other(viewer, compared):
     captions = viewer.text(".caption")
     assert captions[0].endswith("unmatched")
     assert captions[1] == "No mask here matches."
+
+
+def test_the_trees_stand_side_by_side_whatever_their_lengths(viewer, compared):
+    viewer.open(compared, "a.png")
+    assert len({element.rect["y"] for element in viewer.all(".forest")}) == 1
 
 
 def test_matched_and_unmatched_masks_are_told_apart(viewer, compared):

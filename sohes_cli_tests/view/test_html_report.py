@@ -335,6 +335,9 @@ def test_a_result_file_is_refused_because_it_names_no_images(tmp_path):
     )
     with pytest.raises(DatasetError, match="result file"):
         open_labels(result)
+    result.write_text("[]")
+    with pytest.raises(DatasetError, match="result file"):
+        open_labels(result)
 
 
 def test_no_labels_at_all_give_an_empty_gallery(tmp_path, images):

@@ -22,9 +22,6 @@ class ImageView {
       this.controls(),
       Dom.make("div", { class: "panes" }, ...this.sides.map((side) => side.element)),
     );
-    this.element.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") this.select(this.selected.side, -1);
-    });
     this.showTint();
     this.choose();
   }
@@ -148,6 +145,10 @@ class ImageView {
       if (pair && this.sides.length > 1) this.sides[1 - side].tree.reveal(pair.partner);
     }
     this.refresh();
+  }
+
+  letGo() {
+    this.select(this.selected.side, -1);
   }
 
   /** Point out the mask below the pointer, or else the pinned one, and its partner on the other side. */

@@ -5,6 +5,7 @@
 const Page = {
   index: null,
   gallery: null,
+  view: null,
   settings: { mode: "all", level: null, limit: 60, tint: 45, filter: "all" },
   waiting: new Map(),
   last: null,
@@ -95,7 +96,8 @@ const Page = {
     const facts = `${image.width} × ${image.height} px · ${at + 1} of ${found.length}${lacks}`;
     Page.around(image.file_name, facts, links);
     Page.last = image.file_name;
-    Page.main.replaceChildren(new ImageView(image, Page.index.sets, Page.settings).element);
+    Page.view = new ImageView(image, Page.index.sets, Page.settings);
+    Page.main.replaceChildren(Page.view.element);
     window.scrollTo(0, 0);
     Page.heading.focus({ preventScroll: true });
   },
@@ -112,8 +114,9 @@ const Page = {
     Page.main.replaceChildren(Dom.make("p", { class: "failure", role: "alert" }, error.message));
   },
 
-  /** A slash goes to the search, as on many sites. */
+  /** A slash goes to the search, as on many sites; Escape lets go of a pinned mask, whatever has the focus: a photograph cannot have it. */
   onKey(event) {
+    if (event.key === "Escape" && Page.view?.element.isConnected) Page.view.letGo();
     const isTyping = event.target.closest?.("input[type=search], select");
     if (event.key !== "/" || isTyping || !Page.gallery.element.isConnected) return;
     event.preventDefault();
