@@ -16,7 +16,7 @@ __all__ = ["evaluate"]
 def evaluate(
     predictions: Annotated[
         list[Path],
-        typer.Argument(metavar="PRED...", help="Label folders, COCO result files or COCO annotation files.", show_default=False),
+        typer.Argument(metavar="PRED", help="Label folders, COCO result files or COCO annotation files.", show_default=False),
     ],
     ground_truth: Annotated[Path, typer.Option("--gt", help="COCO annotation file of the same images.", show_default=False)],
     match: Annotated[

@@ -127,7 +127,7 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
     labeled = outcome.done_before + summary.images
     typer.echo(f"{whose}{labeled} of {_photographs(outcome.total)} {'has' if labeled == 1 else 'have'} labels in {outcome.labels}.")
     if labeled and not several and not outcome.left:
-        typer.echo(f"Next: sohes view {shlex.quote(str(outcome.labels))} --out view")
+        typer.echo(f"Next: sohes view {shlex.quote(str(outcome.labels))} --html report")
 
 
 def _print_steps(summary: Summary) -> None:
