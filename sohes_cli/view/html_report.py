@@ -101,7 +101,7 @@ def write_report(
         against: another label set of the same images, shown beside the first; images are matched by their names.
 
     Raises:
-        UsageError: if there is no image folder, or `out` is a file or a folder of another kind.
+        UsageError: if there is no image folder, it holds none of the images, or `out` is a file or a folder of another kind.
         DatasetError: if the two label sets have no image in common.
         StoreError: if the report cannot be written.
     """
@@ -111,6 +111,8 @@ def write_report(
     n_common = len(positions.keys() & set(labels.names))
     if against is not None and labels.names and not n_common:
         raise DatasetError(*_nothing_in_common(labels, against))
+    if labels.names and not any((images / name).is_file() for name in labels.names):  # before a report that is there is removed
+        raise UsageError(f"{images} holds none of the {len(labels.names)} images of {labels.path}.", "Give their folder with --images.")
     _empty_report(out)
     entries = []
     for number, name in enumerate(tqdm(labels.names, unit="image", disable=None), start=1):  # None: a bar on a terminal only
@@ -118,7 +120,7 @@ def write_report(
             other = against.read(positions[name]) if against is not None and name in positions else None
             made = files_of_image(number, labels.read(number - 1), other, images, max_side)
         except SohesError as error:
-            tqdm.write(f"{name}: {error}", file=sys.stderr)
+            tqdm.write(str(error) if str(error).startswith(name) else f"{name}: {error}", file=sys.stderr)
             continue
         for file_name, content in made.files.items():
             write_atomically(out / file_name, [content])

@@ -223,6 +223,15 @@ def test_a_second_report_replaces_the_first_and_nothing_else(tmp_path, labels, i
     assert (report / "notes.txt").read_text() == "mine"
 
 
+def test_a_wrong_image_folder_is_refused_before_a_report_is_replaced(tmp_path, labels, images):
+    write_report(labels, images, tmp_path / "report", 64, 60)
+    before = sorted((tmp_path / "report").rglob("*"))
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UsageError, match=r"elsewhere holds none of the 5 images of .*labels"):
+        write_report(labels, tmp_path / "elsewhere", tmp_path / "report", 64, 60)
+    assert sorted((tmp_path / "report").rglob("*")) == before
+
+
 def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path, labels, images):
     before = files_below(images)
     with pytest.raises(UsageError, match="no report"):
