@@ -1,0 +1,149 @@
+"""Run Triton kernels without a GPU, in processes of their own beside the tests.
+
+Triton decides at its first import whether it interprets kernels on the CPU or compiles them, so one process cannot do both,
+and neither may change what the rest of the suite sees. Two processes live as long as the tests need them:
+
+    run_interpreted   calls a function where TRITON_INTERPRET=1; kernels run on CPU tensors
+    compile_launches  calls a function where every kernel launch compiles for a GPU and runs nothing
+
+The function is a module's own, with arguments that can be pickled; it makes its tensors where it runs. What it raises is
+raised here. `compile_launches` sees the launches that the operation itself makes, with their types, block sizes
+and specializations, so a test cannot compile something other than what users run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["SHARED_BYTES", "CompiledKernel", "compile_launches", "needs_gpu", "needs_triton", "run_interpreted"]
+
+SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # compute capability -> shared memory that one program may have
+TIME_LIMIT_S = 250
+INTERPRETED = {"TRITON_INTERPRET": "1"}
+COMPILED = {"TRITON_INTERPRET": "0", "TRITON_ALWAYS_COMPILE": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
+
+
+def _has_triton() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("triton") is not None
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+needs_triton = pytest.mark.skipif(not _has_triton(), reason="Triton has no package for this platform")
+_gpu_is_missing = pytest.mark.skipif(not _has_gpu(), reason="no CUDA device")
+
+
+def needs_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a test that `pytest -m gpu` selects and that is skipped where there is no CUDA device."""
+    marked: Callable[..., Any] = pytest.mark.gpu(_gpu_is_missing(test))
+    return marked
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """What a launch needs of a GPU: shared memory a program, and registers and stack a thread (spilled registers are on the stack)."""
+
+    name: str
+    shared_bytes: int
+    registers: int
+    stack_bytes: int
+
+
+def run_interpreted(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return `function(*arguments)` from the process in which Triton interprets kernels."""
+    return _process("interpreter").submit(function, *arguments).result(TIME_LIMIT_S)
+
+
+def compile_launches(function: Callable[..., Any], *arguments: Any, capability: int) -> list[CompiledKernel]:
+    """Compile each kernel that `function(*arguments)` launches, in order, for a GPU of compute capability 80 or 90.
+
+    The function gets CPU tensors past any check of their device, so it calls the launchers and not the dispatch; what the
+    kernels should have written is left as it was.
+    """
+    return list(_process("compiler").submit(_recorded_launches, function, arguments, capability).result(TIME_LIMIT_S))
+
+
+@cache
+def _process(kind: str) -> ProcessPoolExecutor:
+    variables = INTERPRETED if kind == "interpreter" else COMPILED
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare, initargs=(variables,))
+
+
+def _prepare(variables: dict[str, str]) -> None:
+    """Set the environment before anything imports Triton, and leave the processor to the other process."""
+    os.environ.update(variables)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class _OfflineDriver:
+    """Stands in for Triton's CUDA driver where there is no GPU: answers what a compilation asks."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return self.capability  # one cache of compiled kernels each
+
+    def get_current_stream(self, _device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def _recorded_launches(function: Callable[..., Any], arguments: tuple[Any, ...], capability: int) -> list[CompiledKernel]:
+    """What `compile_launches` does, in the process that compiles."""
+    from triton.runtime.driver import driver
+    from triton.runtime.jit import JITFunction
+
+    launch, launched = JITFunction.run, []
+
+    def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:  # noqa: ARG001
+        compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
+        launched.append(compiled)
+        return compiled
+
+    driver.set_active(_OfflineDriver(capability))
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": folder}), mock.patch.object(JITFunction, "run", compile_only):
+            function(*arguments)
+        return [_resources(kernel, Path(folder)) for kernel in launched]
+
+
+def _resources(compiled: Any, folder: Path) -> CompiledKernel:
+    """Read the use of resources from the machine code, as NVIDIA's own tool reports it."""
+    from triton import knobs
+
+    cubin = folder / "kernel.cubin"
+    cubin.write_bytes(compiled.asm["cubin"])
+    command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(cubin)]
+    report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", report)
+    if found is None:
+        raise RuntimeError(f"no use of resources in the report on {compiled.metadata.name}: {report}")
+    return CompiledKernel(compiled.metadata.name, compiled.metadata.shared, int(found[1]), int(found[2]))
