@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path  # noqa: TC003 (Typer reads the annotations)
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sohes_cli.errors import UsageError
+from sohes_cli.errors import DatasetError, UsageError
 from sohes_cli.evaluation.pairing import ImageMatch
+
+if TYPE_CHECKING:
+    from sohes_cli.evaluation.session import Comparison
+    from sohes_cli.labels.sources import LabelSource
 
 __all__ = ["evaluate"]
 
@@ -39,11 +43,7 @@ def evaluate(
 
     Example: sohes evaluate labels/ --gt annotations.json
     """
-    import json
-
-    from sohes_cli.evaluation.plot import check_plot, draw_plot
-    from sohes_cli.evaluation.report import as_json as summary
-    from sohes_cli.evaluation.report import notes, print_table
+    from sohes_cli.evaluation.plot import check_plot
     from sohes_cli.evaluation.session import compare_predictions
     from sohes_cli.labels.sources import open_source
 
@@ -54,7 +54,25 @@ def evaluate(
         )
     if plot is not None:
         check_plot(plot, published)
-    comparisons = compare_predictions(truth, predictions, match, workers, quiet=as_json)
+    comparisons, failures = compare_predictions(truth, predictions, match, workers, quiet=as_json)
+    if comparisons:
+        _show(truth, comparisons, plot, published, as_json)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        for failure in failures:
+            typer.echo(str(failure), err=True)
+        raise DatasetError(f"{len(failures)} of {len(predictions)} predictions could not be scored.", "The messages above say why.")
+
+
+def _show(truth: LabelSource, comparisons: list[Comparison], plot: Path | None, published: str | None, as_json: bool) -> None:
+    """Print the scores with what must be known of them, and draw the picture."""
+    import json
+
+    from sohes_cli.evaluation.plot import draw_plot
+    from sohes_cli.evaluation.report import as_json as summary
+    from sohes_cli.evaluation.report import notes, print_table
+
     for comparison in comparisons:
         for line in notes(truth, comparison):
             typer.echo(f"Note: {line}", err=True)

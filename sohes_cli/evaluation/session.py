@@ -48,13 +48,16 @@ class Comparison:
 def evaluate_predictions(
     truth: LabelSource, prediction: Path, match: ImageMatch = ImageMatch.auto, workers: int = 0, quiet: bool = False
 ) -> Comparison:
-    """Score the predictions of one file or label folder, as `compare_predictions` does."""
-    return compare_predictions(truth, [prediction], match, workers, quiet)[0]
+    """Score the predictions of one file or label folder, as `compare_predictions` does; raises its failure."""
+    comparisons, failures = compare_predictions(truth, [prediction], match, workers, quiet)
+    if failures:
+        raise failures[0]
+    return comparisons[0]
 
 
 def compare_predictions(
     truth: LabelSource, predictions: Sequence[Path], match: ImageMatch = ImageMatch.auto, workers: int = 0, quiet: bool = False
-) -> list[Comparison]:
+) -> tuple[list[Comparison], list[DatasetError]]:
     """Score the predictions of one or more files or label folders; all are opened and paired before the first is scored.
 
     Args:
@@ -64,16 +67,22 @@ def compare_predictions(
         workers: processes, 0 for one a core.
         quiet: show no progress bar even on a terminal.
 
+    Returns:
+        The comparisons, and why the other predictions have no scores: their masks or the annotated ones are damaged, each of which
+        is written to stderr by file and id, or every score is 0.
+
     Raises:
-        SohesError: if a file cannot be read, its images are not those of the ground truth, or masks are damaged; each of these is
-            written to stderr by file and id.
-        DatasetError: if every score of one is 0.
+        SohesError: if a file cannot be read, or its images are not those of the ground truth.
     """
     paired = [(source, pair_images(truth, source, match)) for source in map(open_source, predictions)]
-    return [
-        Comparison(source, pairing, _evaluated(truth, source, pairing, workers, quiet), name)
-        for (source, pairing), name in zip(paired, _names(predictions), strict=True)
-    ]
+    comparisons: list[Comparison] = []
+    failures: list[DatasetError] = []
+    for (source, pairing), name in zip(paired, _names(predictions), strict=True):
+        try:
+            comparisons.append(Comparison(source, pairing, _evaluated(truth, source, pairing, workers, quiet), name))
+        except DatasetError as error:
+            failures.append(error)
+    return comparisons, failures
 
 
 def _names(paths: Sequence[Path]) -> list[str]:

@@ -177,6 +177,21 @@ def test_bad_input_is_named_and_never_a_silent_zero(name: str, evaluate: Callabl
     assert "Traceback" not in result.err
 
 
+def test_one_bad_prediction_does_not_lose_the_scores_of_another(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
+    evaluate()
+    good = tmp_path / "results.json"
+    results = json.loads(good.read_text())
+    results[1]["segmentation"]["counts"] = "~~"
+    (tmp_path / "bad.json").write_text(json.dumps(results))
+    result = sohes("evaluate", tmp_path / "bad.json", good, "--gt", tmp_path / "gt.json", "--json")
+    assert result.code == 1
+    assert [p["path"] for p in json.loads(result.out)["predictions"]] == [str(good)]
+    assert "bad.json: annotation number 2 of 1.jpg" in result.err
+    both = sohes("evaluate", tmp_path / "bad.json", tmp_path / "bad.json", "--gt", tmp_path / "gt.json")
+    assert (both.code, both.out) == (1, "")
+    assert "2 of 2 predictions could not be scored." in both.err
+
+
 def test_all_bad_masks_are_listed_up_to_twenty(evaluate: Callable) -> None:
     def spoil(_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
         results.extend({**results[0], "score": None} for _ in range(30))
