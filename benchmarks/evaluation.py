@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import statistics
@@ -23,11 +22,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from conditions import conditions
 from label_quality import felzenszwalb_pool
 from rich.console import Console
 from rich.table import Table
+
+from sohes_cli.evaluation.reference import pycocotools_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,25 +36,6 @@ Scores = dict[str, float | None]
 RUNS = 3
 POOL_IMAGES = 25
 LARGE_IMAGES = 5000
-
-
-def pycocotools_scores(truth: Path, results: Path) -> Scores:
-    """The scores by pycocotools, under the names of `sohes evaluate`."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        annotated = COCO(str(truth))
-        evaluation = COCOeval(annotated, annotated.loadRes(str(results)), "segm")
-        evaluation.params.useCats = 0
-        evaluation.params.maxDets = [1, 10, 100, 1000]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    recall, precision = evaluation.eval["recall"][:, 0], evaluation.eval["precision"][:, :, 0, 0, 2]
-    scores = {f"ar_{k}": recall[:, 0, m] for m, k in enumerate((1, 10, 100, 1000))}
-    scores |= {f"ar_{size}": recall[:, 1 + a, 3] for a, size in enumerate(("small", "medium", "large"))}
-    scores |= {"ap": precision, "ap_50": precision[0], "ap_75": precision[5]}
-    return {name: None if (values == -1).all() else float(np.mean(values[values > -1])) for name, values in scores.items()}
 
 
 def sohes_scores(truth: Path, results: Path) -> Scores:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.structures import Rle
 
-__all__ = ["PackedMasks"]
+__all__ = ["PackedMasks", "nearest_pixels"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class PackedMasks:
     def placed(self, box_xyxy: tuple[int, int, int, int], height: int, width: int) -> PackedMasks:
         """Draw the masks into an image H x W, stretched over a box that may reach over its border."""
         left, top, right, bottom = box_xyxy
-        rows, columns = _nearest(self.height, bottom - top), _nearest(self.width, right - left)
+        rows, columns = nearest_pixels(self.height, bottom - top), nearest_pixels(self.width, right - left)
         return PackedMasks(_placed(self.bits, self.height, rows, columns, top, left, height, width), height, width)
 
     def encode(self, height: int, width: int) -> list[Rle]:
@@ -91,14 +91,14 @@ class PackedMasks:
         """
         if height < self.height or width < self.width:
             raise ValueError(f"masks of {self.height} x {self.width} cannot be written for an image of {height} x {width}")
-        first_row = np.searchsorted(_nearest(self.height, height), np.arange(self.height + 1)).astype(np.int64)
-        columns = _nearest(self.width, width)
+        first_row = np.searchsorted(nearest_pixels(self.height, height), np.arange(self.height + 1)).astype(np.int64)
+        columns = nearest_pixels(self.width, width)
         runs = (_resized_runs(*mask, first_row, columns) for mask in zip(self.bits, self.boxes_xyxy(), strict=True))
         return [{"size": [height, width], "counts": _run_characters(r).tobytes().decode("ascii")} for r in runs]
 
 
-def _nearest(source: int, target: int) -> NDArray[np.int64]:
-    """The source index of each target index, int64 [target]."""
+def nearest_pixels(source: int, target: int) -> NDArray[np.int64]:
+    """The source index below the center of each target index, int64 [target]."""
     return ((2 * np.arange(target, dtype=np.int64) + 1) * source) // (2 * target)
 
 

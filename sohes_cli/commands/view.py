@@ -108,13 +108,13 @@ def _record_to_show(path: Path) -> LabelRecord:
 
 def _images_of_set(labels: Path) -> Path:
     """The image folder of a label folder, or of the folder in which a record lies; a COCO file names none."""
-    from sohes_cli.labels.json_index import JsonFile
     from sohes_cli.labels.manifest import image_folder, read_manifest
     from sohes_cli.labels.store import read_record
+    from sohes_cli.view.html_report import is_record
 
     if labels.is_dir():
         return image_folder(labels, read_manifest(labels))
-    if "image" not in JsonFile.open(labels).members():
+    if not is_record(labels):
         raise UsageError(f"{labels} does not say where its images are.", "Give the image folder with --images.")
     return _images_of(labels, read_record(labels))
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sohes_cli.convert.ground_truth import UNPACK_AGAIN, Category, Dataset, TruthImage, TruthMask
 from sohes_cli.errors import DatasetError
 from sohes_cli.labels.run_lengths import run_lengths
+from sohes_cli.labels.segmentations import compressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -202,7 +203,7 @@ def checked_segmentation(segmentation: object, height: int, width: int) -> Rle |
     if size != [height, width]:
         raise ValueError(f"its mask has size {size}, its image {[height, width]}")
     if isinstance(counts, list):
-        return _compressed(counts, height, width)
+        return compressed(segmentation, height, width)
     rle: Rle = {"size": [height, width], "counts": str(counts)}
     run_lengths(rle)  # for its check
     return rle
@@ -236,15 +237,6 @@ def checked_polygons(segmentation: object) -> list[list[float]]:
         if any(abs(value) > _LARGEST_COORDINATE for value in polygon):
             raise ValueError(f"a polygon has a coordinate that no image has: {polygon!r:.80}")
     return [polygon for polygon in segmentation if len(polygon) >= _SHORTEST_POLYGON]
-
-
-def _compressed(counts: list[Any], height: int, width: int) -> Rle:
-    from pycocotools import mask as coco_mask
-
-    if any(type(count) is not int or count < 0 for count in counts) or sum(counts) != height * width:
-        raise ValueError(f"its run lengths do not fill {height} x {width} pixels")
-    rle = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
-    return {"size": [height, width], "counts": rle["counts"].decode()}
 
 
 def _masks(path: Path, annotations: list[dict[str, Any]], height: int, width: int, dialect: Dialect) -> tuple[TruthMask, ...]:

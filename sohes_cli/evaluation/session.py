@@ -7,7 +7,6 @@ so that memory is bounded whatever the number of masks.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,8 +21,8 @@ from sohes_cli.errors import DatasetError, SohesError
 from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
 from sohes_cli.evaluation.image_scores import MOST_PROBLEMS, ImageOutcome, ImageTask, score_image
 from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
-from sohes_cli.explore.interruption import end_with_parent, without_interrupts
 from sohes_cli.labels.sources import LabelSource, open_source
+from sohes_cli.processes import available_cores, end_with_parent, without_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -115,8 +114,7 @@ def _tasks(truth: LabelSource, predicted: LabelSource, pairing: Pairing) -> Iter
 
 
 def _processes(workers: int, images: int) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(workers or min(cores, images // _WORTH_A_PROCESS), images)
+    return min(workers or min(available_cores(), images // _WORTH_A_PROCESS), images)
 
 
 def _scored(tasks: Iterator[ImageTask], workers: int) -> Iterable[ImageOutcome]:

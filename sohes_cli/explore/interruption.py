@@ -1,22 +1,16 @@
-"""Ctrl-C and SIGTERM as a request to stop: the photographs in work are finished and stored, and no new one is begun.
-
-Worker processes hear of neither: the main one tells them what to do, and they end with it.
-"""
+"""Ctrl-C and SIGTERM as a request to stop: the photographs in work are finished and stored, and no new one is begun."""
 
 from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType, TracebackType
 
-__all__ = ["INTERRUPTED", "StopRequest", "end_with_parent", "without_interrupts"]
+__all__ = ["INTERRUPTED", "StopRequest"]
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C or SIGTERM ended."""
@@ -56,27 +50,3 @@ class StopRequest:
             os.write(_STDERR, b"\nStopping after the photographs in work; Ctrl-C again stops at once.\n")
         elif now - self._first > _ECHO_S:
             raise KeyboardInterrupt
-
-
-@contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C while a worker process may start, which inherits this and so never sees it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def end_with_parent() -> None:
-    """Let this worker process end when the main one is killed, which nothing else would tell it."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    import multiprocessing  # here, because the command line imports this module before it knows what to do
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

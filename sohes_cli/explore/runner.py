@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from sohes_cli.errors import SohesError, StoreError
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
-from sohes_cli.explore.interruption import end_with_parent, without_interrupts
 from sohes_cli.explore.timing import StepTimes
 from sohes_cli.labels.store import LabelStore
+from sohes_cli.processes import end_with_parent, without_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

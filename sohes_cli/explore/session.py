@@ -5,10 +5,8 @@ What decides the labels is in the settings and the manifest; what only decides t
 
 from __future__ import annotations
 
-import os
 import time
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -25,15 +23,17 @@ from sohes_cli.explore.runner import Job, explore_names
 from sohes_cli.explore.segmentation import default_thresholds
 from sohes_cli.explore.shards import Shard, shard_of_environment, wait_for_others
 from sohes_cli.labels.manifest import Manifest, images_entry, open_store
+from sohes_cli.processes import available_cores
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sohes_cli.config import ExploreConfig
     from sohes_cli.labels.store import LabelStore
 
 __all__ = ["explore_folder"]
 
 _GPU_WORKERS = 8
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _PACKAGES = ("sohes", "numpy", "scipy", "numba", "opencv-python-headless", "scikit-image", "pillow")
 _SHOWN_FAILURES = 5
 
@@ -135,22 +135,12 @@ def _todo(store: LabelStore, names: list[str]) -> tuple[list[str], list[tuple[st
 
 
 def _default_workers(config: ExploreConfig, device: str, shard: Shard) -> int:
-    share = max(1, _cores() // shard.local_count)
+    share = max(1, available_cores() // shard.local_count)
     if config.features.backbone not in EMBEDDED and device != "cpu":
         import torch
 
         share = min(share, _GPU_WORKERS) if torch.cuda.is_available() else share  # each worker holds a model
     return share
-
-
-def _cores() -> int:
-    """Cores that this process may use, a container's quota counted."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_QUOTA.read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores  # no container, or one without a quota
 
 
 def _work(job: Job, todo: list[str], failed: list[tuple[str, str]], outcome: Outcome, workers: int, backbone: Backbone) -> None:

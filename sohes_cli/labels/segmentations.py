@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["compressed", "parse_segmentations"]
 
 _MASK_SIZE_HINT = "its mask has size {0}, the image has {1}"
+_DAMAGED = "its run-length string is damaged or does not fill {0} x {1} pixels"
 _LARGEST_COORDINATE = 1e6
 _LONGEST_NUMBER = 7  # characters of a run length that fits an image
 _FEWEST_COORDINATES = 6  # a triangle
@@ -44,13 +45,13 @@ def parse_segmentations(segmentations: Sequence[Any], height: int, width: int) -
     for position, segmentation in enumerate(segmentations):
         try:
             texts.append(_text(segmentation, height, width))
-        except (TypeError, ValueError, KeyError, OverflowError) as error:
+        except ValueError as error:
             texts.append(b"")
-            reasons[position] = str(error) if isinstance(error, ValueError) else "its segmentation has none of COCO's forms"
+            reasons[position] = str(error)
     ends = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     starts, stops, offsets, is_damaged = _parsed(np.frombuffer(b"".join(texts), np.uint8), ends, height * width)
     for position in np.flatnonzero(is_damaged).tolist():
-        reasons.setdefault(position, f"its run-length string is damaged or does not fill {height} x {width} pixels")
+        reasons.setdefault(position, _DAMAGED.format(height, width))
     return RunMasks(starts, stops, offsets, height, width), reasons
 
 
@@ -60,14 +61,26 @@ def compressed(segmentation: Any, height: int, width: int) -> Rle:
     Raises:
         ValueError: if it has none of COCO's forms or another size.
     """
-    _, reasons = parse_segmentations([segmentation], height, width)
-    if reasons:
-        raise ValueError(reasons[0])
-    return {"size": [height, width], "counts": _text(segmentation, height, width).decode()}
+    text = _text(segmentation, height, width)
+    is_damaged = _parsed(np.frombuffer(text, np.uint8), np.array([0, len(text)]), height * width)[-1]
+    if is_damaged[0]:
+        raise ValueError(_DAMAGED.format(height, width))
+    return {"size": [height, width], "counts": text.decode()}
 
 
 def _text(segmentation: Any, height: int, width: int) -> bytes:
-    """The compressed string of a mask, not yet checked."""
+    """The compressed string of a mask, not yet checked.
+
+    Raises:
+        ValueError: if it has none of COCO's forms or another size.
+    """
+    try:
+        return _text_of_form(segmentation, height, width)
+    except (TypeError, KeyError, OverflowError) as error:
+        raise ValueError("its segmentation has none of COCO's forms") from error
+
+
+def _text_of_form(segmentation: Any, height: int, width: int) -> bytes:
     if isinstance(segmentation, list):
         return _drawn(segmentation, height, width)
     size, counts = list(segmentation["size"]), segmentation["counts"]

@@ -23,6 +23,7 @@ from sohes_cli.evaluation.matching import mask_ious, match_by_iou
 from sohes_cli.explore.images import read_photograph
 from sohes_cli.labels.run_lengths import run_lengths
 from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.masks import nearest_pixels
 from sohes_cli.view.overlay import overlay, reduced
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def reduced_record(record: LabelRecord, height: int, width: int) -> LabelRecord:
     Raises:
         StoreError: if a mask is corrupt.
     """
-    rows, columns = _centers(record.height, height), _centers(record.width, width)
+    rows, columns = nearest_pixels(record.height, height), nearest_pixels(record.width, width)
     kept = (columns[:, None] * record.height + rows).ravel()  # pixels that stay, ascending as runs count them
     is_reduced = (height, width) != (record.height, record.width)
     annotations = []
@@ -142,11 +143,6 @@ def _reduced_mask(runs: NDArray[np.int64], kept: NDArray[np.int64], full_height:
     counts = np.diff(np.concatenate(([0], borders, [len(kept)])))
     text = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
     return {"size": [height, width], "counts": text.decode("ascii")}
-
-
-def _centers(full: int, shown: int) -> NDArray[np.int64]:
-    """The pixel of the full side below the center of each pixel of the shown side, int64 [shown]."""
-    return ((2 * np.arange(shown, dtype=np.int64) + 1) * full) // (2 * shown)
 
 
 def _read_pixels(records: Sequence[LabelRecord], images: Path, max_side: int) -> NDArray[np.uint8]:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.structures import LabelRecord
 
-__all__ = ["LabelSet", "ReportSummary", "open_labels", "write_report"]
+__all__ = ["LabelSet", "ReportSummary", "is_record", "open_labels", "write_report"]
 
 MARKER_NAME = "report.json"
 FORMAT_NAME = "sohes-report"
@@ -76,7 +76,7 @@ def open_labels(path: Path) -> LabelSet:
         StoreError: if a folder is no label folder, or a record is corrupt.
         DatasetError: if a file is missing or of another format.
     """
-    if path.is_file() and _is_record(path):
+    if path.is_file() and is_record(path):
         record = read_record(path)
         return LabelSet(path, (record.file_name,), lambda _: record)
     source = open_source(path)
@@ -130,7 +130,12 @@ def write_report(
     return ReportSummary(len(entries), len(labels.names) - len(entries), n_without, len(positions) - n_common)
 
 
-def _is_record(path: Path) -> bool:
+def is_record(path: Path) -> bool:
+    """Whether a file is the record of one image.
+
+    Raises:
+        DatasetError: if it cannot be read.
+    """
     file = JsonFile.open(path)
     return not file.is_array() and "image" in file.members()
 

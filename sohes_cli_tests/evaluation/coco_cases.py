@@ -1,23 +1,19 @@
-"""Random annotated images and predictions with everything that COCO's rules treat apart, and pycocotools' scores of them."""
+"""Random annotated images and predictions with everything that COCO's rules treat apart."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pycocotools import mask as coco_mask
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy.typing as npt
 
-__all__ = ["coco_scores", "encoded", "random_case", "write_case"]
+__all__ = ["encoded", "random_case", "write_case"]
 
 
 def encoded(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
@@ -56,22 +52,6 @@ def write_case(folder: Path, truth: dict[str, Any], results: list[dict[str, Any]
     (folder / "truth.json").write_text(json.dumps(truth))
     (folder / "results.json").write_text(json.dumps(results))
     return folder / "truth.json", folder / "results.json"
-
-
-def coco_scores(truth: Path, results: Path) -> dict[str, float | None]:
-    """What pycocotools says, under the names that `sohes evaluate` uses."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        annotated = COCO(str(truth))
-        evaluation = COCOeval(annotated, annotated.loadRes(str(results)), "segm")
-        evaluation.params.useCats = 0
-        evaluation.params.maxDets = [1, 10, 100, 1000]
-        evaluation.evaluate()
-        evaluation.accumulate()
-    recall, precision = evaluation.eval["recall"][:, 0], evaluation.eval["precision"][:, :, 0, 0, 2]
-    scores = {f"ar_{k}": recall[:, 0, m] for m, k in enumerate((1, 10, 100, 1000))}
-    scores |= {f"ar_{size}": recall[:, 1 + a, 3] for a, size in enumerate(("small", "medium", "large"))}
-    scores |= {"ap": precision, "ap_50": precision[0], "ap_75": precision[5]}
-    return {name: None if (values == -1).all() else float(np.mean(values[values > -1])) for name, values in scores.items()}
 
 
 def _blob(rng: np.random.Generator, height: int, width: int) -> npt.NDArray[np.bool_]:

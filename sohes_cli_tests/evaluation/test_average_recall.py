@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from coco_cases import coco_scores, encoded, random_case, write_case
+from coco_cases import encoded, random_case, write_case
 
 from sohes_cli.evaluation.average_recall import average_precision
+from sohes_cli.evaluation.reference import pycocotools_scores
 from sohes_cli.evaluation.session import evaluate_predictions
 from sohes_cli.labels.sources import open_source
 
@@ -38,7 +39,7 @@ def assert_equal(ours: dict[str, float | None], theirs: dict[str, float | None])
 def test_random_images_score_as_in_pycocotools(seed: int, tmp_path: Path) -> None:
     """All different scores, three distinct ones, one for all; with and without crowd regions."""
     truth, results = write_case(tmp_path, *random_case(seed, scores=(0, 3, 1)[seed % 3], crowds=seed % 4 > 0))
-    assert_equal(evaluation_of(truth, results).all_images.summary(), coco_scores(truth, results))
+    assert_equal(evaluation_of(truth, results).all_images.summary(), pycocotools_scores(truth, results))
 
 
 def test_only_the_best_thousand_masks_of_an_image_count(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_only_the_best_thousand_masks_of_an_image_count(tmp_path: Path) -> None:
     evaluation = evaluation_of(*paths)
     assert evaluation.images_past_limit == 1
     assert evaluation.masks == 1302 + len(masks)
-    assert_equal(evaluation.all_images.summary(), coco_scores(*paths))
+    assert_equal(evaluation.all_images.summary(), pycocotools_scores(*paths))
 
 
 def test_processes_do_not_change_the_scores(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_images_without_predictions_count_in_one_column_and_not_in_the_other(tmp
     fewer["annotations"] = [a for a in truth["annotations"] if a["image_id"] in known]
     (tmp_path / "fewer").mkdir()
     paths = write_case(tmp_path / "fewer", fewer, results)
-    assert_equal(evaluation.predicted_images.summary(), coco_scores(*paths))
+    assert_equal(evaluation.predicted_images.summary(), pycocotools_scores(*paths))
     assert evaluation.predicted_images.ar[1000] > evaluation.all_images.ar[1000]
 
 
@@ -113,7 +114,7 @@ def test_annotation_with_id_zero_counts(tmp_path: Path) -> None:
     results = [{"image_id": 1, "category_id": 1, "segmentation": encoded(mask), "score": 0.5}]
     paths = write_case(tmp_path, truth, results)
     assert evaluation_of(*paths).all_images.ar[1] == 1.0
-    assert coco_scores(*paths)["ar_1"] == 0.0
+    assert pycocotools_scores(*paths)["ar_1"] == 0.0
 
 
 def test_class_of_a_prediction_does_not_matter(tmp_path: Path) -> None:
@@ -147,7 +148,9 @@ def test_real_photographs_score_as_in_pycocotools(tmp_path: Path) -> None:
             for a in content["annotations"]
         ]
         (tmp_path / "results.json").write_text(json.dumps(results))
-        assert_equal(evaluation_of(truth, tmp_path / "results.json").all_images.summary(), coco_scores(truth, tmp_path / "results.json"))
+        assert_equal(
+            evaluation_of(truth, tmp_path / "results.json").all_images.summary(), pycocotools_scores(truth, tmp_path / "results.json")
+        )
 
 
 def _moved(rle: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from sohes_cli import processes
 from sohes_cli.config import explore_config
 from sohes_cli.errors import UsageError
 from sohes_cli.explore import session
@@ -167,11 +168,11 @@ def test_workers_share_the_cores_and_heed_a_containers_quota(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
 ) -> None:
     (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(session, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(processes, "_CPU_QUOTA", tmp_path / "cpu.max")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     assert session._default_workers(explore_config(), "auto", Shard()) == cores
     assert session._default_workers(explore_config(), "auto", Shard(0, 4, 0, 4)) == max(1, cores // 4)
-    monkeypatch.setattr(session, "_CPU_QUOTA", tmp_path / "no such file")
+    monkeypatch.setattr(processes, "_CPU_QUOTA", tmp_path / "no such file")
     assert session._default_workers(explore_config(), "auto", Shard(0, 4, 0, 4)) == 2
 
 
