@@ -1,6 +1,6 @@
 """Worker processes: how many there may be, and how they end.
 
-They hear neither Ctrl-C nor SIGTERM of their own: the main process tells them what to do, and they end with it.
+They do not hear Ctrl-C, which reaches every process of a terminal: the main process tells them what to do, and they end with it.
 """
 
 from __future__ import annotations
