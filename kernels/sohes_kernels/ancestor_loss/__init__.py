@@ -15,11 +15,12 @@ matrix as target); the mean over ordered pairs of matched queries is our choice.
 
 from __future__ import annotations
 
-import os
-from importlib.util import find_spec
+import math
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
+
+from sohes_kernels.dispatch import can_always_run, choose_backend, triton_obstacle
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "ancestor_loss", "forest_intervals"]
 
 Backend = Literal["auto", "reference", "triton"]
-_BACKENDS = ("auto", "reference", "triton")
-_FIRST_CAPABILITY = (8, 0)
 _OFFSETS = 2**31  # within an image
 
 
@@ -62,15 +61,12 @@ def ancestor_loss(
 
     Source: Cao et al. 2024, ancestor prediction.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
     _check_float(queries, w1, w2)
     _check_rows("is_matched", is_matched, queries, boolean=True)
     _check_ancestors(ancestors, queries)
-    obstacle = _obstacle_to_triton(queries) if backend != "reference" else ""
-    if backend == "triton" and obstacle:
-        raise RuntimeError(f"the triton backend of ancestor_loss cannot run: {obstacle}; ask for backend 'reference' or 'auto'")
-    if backend == "reference" or obstacle or (backend == "auto" and not queries.is_cuda):
+    obstacles = {"triton": lambda: _triton_obstacle(queries), "reference": can_always_run}
+    chosen = choose_backend("ancestor_loss", backend, obstacles, is_on_gpu=queries.is_cuda)
+    if chosen == "reference":
         from sohes_kernels.ancestor_loss.reference import ancestor_loss_reference
 
         return ancestor_loss_reference(queries, w1, w2, ancestors, is_matched)
@@ -134,27 +130,11 @@ def _intervals(parents: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int32], ND
     return enter, leave
 
 
-def _obstacle_to_triton(queries: Tensor) -> str:
+def _triton_obstacle(queries: Tensor) -> str:
     """Why the Triton kernel cannot take these queries, or an empty string."""
-    import torch
-
-    if find_spec("triton") is None:
-        return "triton is not installed"
-    if queries.dtype == torch.float64:
-        return "it computes in float32 and the queries are float64"
-    if 2 * queries.shape[2] * queries.shape[3] >= _OFFSETS:
+    if 2 * math.prod(queries.shape[2:]) >= _OFFSETS:
         return f"it counts to 2^31 within an image, and {queries.shape[2]} queries of {queries.shape[3]} channels are too many"
-    if os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes", "y"):
-        return ""
-    if not queries.is_cuda:
-        return f"the queries are on {queries.device}, not on a CUDA device (set TRITON_INTERPRET=1 to interpret it on the CPU)"
-    if torch.version.hip is not None:
-        return "it is made for NVIDIA GPUs and this PyTorch is for AMD's"
-    capability = torch.cuda.get_device_capability(queries.device)
-    if capability < _FIRST_CAPABILITY:
-        name = torch.cuda.get_device_name(queries.device)
-        return f"it needs a GPU of compute capability 8.0, and {name} has {capability[0]}.{capability[1]}"
-    return ""
+    return triton_obstacle(queries)
 
 
 def _check_float(queries: Tensor, w1: Tensor, w2: Tensor) -> None:
