@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Obstacle = Callable[[], str]
 
-__all__ = ["can_always_run", "choose_backend", "is_interpreting", "triton_obstacle"]
+__all__ = ["can_always_run", "choose_backend", "device_obstacle", "triton_obstacle"]
 
 _FIRST_CAPABILITY = (8, 0)
 _TRUE = ("1", "true", "on", "yes", "y")
@@ -53,29 +53,27 @@ def can_always_run() -> str:
 
 
 def triton_obstacle(*tensors: Tensor) -> str:
-    """Say why Triton's kernels cannot take these tensors of one device, or return an empty string.
-
-    They take float32, bfloat16 and float16 on NVIDIA GPUs of compute capability 8.0 or above, and under TRITON_INTERPRET=1 (set
-    before Triton is first imported) tensors of any device.
-    """
+    """Say why Triton's kernels cannot take these tensors of one device, or return an empty string; they take float32 and 16-bit types."""
     import torch
 
     for tensor in tensors:
         if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"its kernels take float32, bfloat16 and float16, not {tensor.dtype}"
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    return "" if is_interpreting() else _device_obstacle(tensors[0].device)
+    return device_obstacle(tensors[0].device)
 
 
-def is_interpreting() -> bool:
-    """Whether Triton interprets kernels instead of compiling them."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in _TRUE
+def device_obstacle(device: torch.device) -> str:
+    """Say why Triton's kernels cannot run on a device, or return an empty string.
 
-
-def _device_obstacle(device: torch.device) -> str:
+    They run on NVIDIA GPUs of compute capability 8.0 or above, and on any device under TRITON_INTERPRET=1 (set before Triton
+    is first imported).
+    """
     import torch
 
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if os.environ.get("TRITON_INTERPRET", "0").lower() in _TRUE:
+        return ""
     if device.type != "cuda":
         return f"the tensors are on {device}, not on a CUDA device (nor is TRITON_INTERPRET=1 set)"
     if torch.version.hip is not None:

@@ -299,13 +299,13 @@ def test_wrong_arguments_are_named(features, edges, thresholds, message):
 
 
 def test_wrong_backends_and_grids_are_named():
-    with pytest.raises(ValueError, match="one of auto, cpu, reference, not 'gpu'"):
+    with pytest.raises(ValueError, match="one of auto, cpu, reference, triton, not 'gpu'"):
         merge_region_graph(*GOOD, backend="gpu")
-    with pytest.raises(ValueError, match="one of auto, cpu, reference, not 'gpu'"):
+    with pytest.raises(ValueError, match="one of auto, cpu, reference, triton, not 'gpu'"):
         merge_regions(np.ones((2, 3, 4)), [0.5], backend="gpu")
-    for shape in ((3, 4), (1, 2, 3, 4), (2, 0, 4), (2, 4, 0), (0, 3, 4)):
+    for shape in ((3, 4), (1, 1, 2, 3, 4), (2, 0, 4), (2, 4, 0), (0, 3, 4), (2, 2, 0, 4)):
         for features in (np.ones(shape), torch.ones(shape)):
-            with pytest.raises(ValueError, match=r"\[C, h, w\], none of them 0, not of shape"):
+            with pytest.raises(ValueError, match=r"\[C, h, w\] or \[B, C, h, w\], C, h and w at least 1, not of shape"):
                 merge_regions(features, [0.5])
 
 

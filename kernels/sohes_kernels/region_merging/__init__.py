@@ -14,20 +14,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import numpy as np
+
+from sohes_kernels.dispatch import can_always_run, choose_backend, device_obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Backend", "RegionMerging", "grid_edges", "merge_region_graph", "merge_regions"]
+    Floats = NDArray[np.floating[Any]]
+    Graph = tuple[Floats, NDArray[np.integer[Any]]]
 
-Backend = Literal["auto", "cpu", "reference"]
-_BACKENDS = ("auto", "cpu", "reference")
+__all__ = ["Backend", "RegionMerging", "grid_edges", "merge_region_graph", "merge_region_graphs", "merge_regions"]
+
+Backend = Literal["auto", "cpu", "reference", "triton"]
 _LINE = 16  # float32 values in a cache line: NumPy transposes [C, R] three times as fast a line at a time
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
@@ -48,7 +53,7 @@ class RegionMerging:
 
 
 def merge_region_graph(
-    features: NDArray[np.floating[Any]], edges: NDArray[np.integer[Any]], thresholds: Sequence[float], *, backend: Backend = "auto"
+    features: Floats, edges: NDArray[np.integer[Any]], thresholds: Sequence[float], *, backend: Backend = "auto"
 ) -> RegionMerging:
     """Merge the regions of any adjacency graph, once per threshold.
 
@@ -56,7 +61,8 @@ def merge_region_graph(
         features: region features (sums over the region's members), [R, C]; need not be normalized. Not modified.
         edges: adjacent pairs in any order and direction, repeats allowed, integers [E, 2].
         thresholds: cosine similarities in [-1, 1], strictly decreasing in float32.
-        backend: "cpu" (numba), "reference" (plain PyTorch, slow) or "auto", which is "cpu".
+        backend: "cpu" (numba), "triton" (a GPU; up to 32,767 regions and 8,192 channels), "reference" (plain PyTorch,
+            slow) or "auto", which is "cpu" for arrays.
 
     Returns:
         The nested partitions and the merges that made them.
@@ -64,59 +70,86 @@ def merge_region_graph(
     Raises:
         ValueError: if a shape, an edge or a threshold is out of range, a feature is not finite or so large that a sum
             might not be, or the backend is unknown.
+        RuntimeError: if the Triton backend is asked for where it cannot run.
 
     Source: Cao et al. 2024, self-exploration, global merging.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
-    sums = _checked_features(features)
-    pairs = _checked_edges(edges, len(sums))
-    levels = _checked_thresholds(thresholds)
-    if backend == "reference":
-        roots, merged, similarities = _reference(sums, pairs, levels)
-    else:
-        from sohes_kernels.region_merging.cpu import merge_graph_cpu
+    return merge_region_graphs([(features, edges)], thresholds, backend=backend)[0]
 
-        roots, merged, similarities = merge_graph_cpu(sums, pairs, levels)
-    return RegionMerging(_numbered(roots), merged, similarities)
+
+def merge_region_graphs(graphs: Sequence[Graph], thresholds: Sequence[float], *, backend: Backend = "auto") -> list[RegionMerging]:
+    """Merge the regions of many graphs; the Triton backend takes all of them in one launch, a program each.
+
+    Args:
+        graphs: features [R, C] and edges [E, 2] of each, as `merge_region_graph` takes them; of any sizes, but one C for "triton".
+        thresholds: see `merge_region_graph`.
+        backend: see `merge_region_graph`.
+
+    Returns:
+        What `merge_region_graph` returns for each.
+
+    Raises:
+        ValueError, RuntimeError: as `merge_region_graph`.
+
+    Source: Cao et al. 2024, self-exploration, global merging.
+    """
+    shapes = [np.shape(features) for features, _ in graphs]
+    chosen = _chosen_backend(backend, shapes, None)
+    sums = [_checked_features(features) for features, _ in graphs]
+    pairs = [_checked_edges(edges, len(rows)) for rows, (_, edges) in zip(sums, graphs, strict=True)]
+    levels = _checked_thresholds(thresholds)
+    if chosen == "triton":
+        from sohes_kernels.region_merging.batch import merge_arrays
+
+        merged = merge_arrays(sums, pairs, levels, _device_of_arrays()) if sums else []
+    else:
+        merge = _reference if chosen == "reference" else _cpu
+        merged = [merge(*graph, levels) for graph in zip(sums, pairs, strict=True)]
+    return [RegionMerging(_numbered(roots), joined, similarities) for roots, joined, similarities in merged]
 
 
 @overload
 def merge_regions(features: Tensor, thresholds: Sequence[float], *, backend: Backend = "auto") -> list[Tensor]: ...
 @overload
+def merge_regions(features: Floats, thresholds: Sequence[float], *, backend: Backend = "auto") -> list[NDArray[np.int64]]: ...
 def merge_regions(
-    features: NDArray[np.floating[Any]], thresholds: Sequence[float], *, backend: Backend = "auto"
-) -> list[NDArray[np.int64]]: ...
-def merge_regions(
-    features: Tensor | NDArray[np.floating[Any]], thresholds: Sequence[float], *, backend: Backend = "auto"
+    features: Tensor | Floats, thresholds: Sequence[float], *, backend: Backend = "auto"
 ) -> list[Tensor] | list[NDArray[np.int64]]:
-    """Partition the patch grid once per threshold by greedy cosine merging of 4-adjacent regions.
+    """Partition patch grids once per threshold by greedy cosine merging of 4-adjacent regions.
 
     Args:
-        features: patch features, a float tensor or array [C, h, w]; need not be normalized. Not modified.
+        features: patch features, a float tensor or array [C, h, w], or [B, C, h, w] of B images; need not be normalized. Not modified.
         thresholds: cosine similarities in [-1, 1], strictly decreasing in float32.
-        backend: see `merge_region_graph`.
+        backend: see `merge_region_graph`; "auto" is "triton" for CUDA tensors that it can take, which then stay on the device.
 
     Returns:
-        One region map per threshold, int64 [h, w], ids 0..n-1 without gaps in raster order of first patch;
+        One region map per threshold, int64 [h, w] or [B, h, w], ids 0..n-1 without gaps in raster order of first patch;
         tensors on the features' device for a tensor, arrays for an array.
 
     Raises:
-        ValueError: if `features` is not [C, h, w] or empty; and as `merge_region_graph`.
+        ValueError: if `features` has another shape or no patch; and as `merge_region_graph`.
+        RuntimeError: if the Triton backend is asked for where it cannot run.
 
     Source: Cao et al. 2024, self-exploration, global merging.
     """
-    if features.ndim != 3 or 0 in features.shape:
-        raise ValueError(f"features must be [C, h, w], none of them 0, not of shape {tuple(features.shape)}")
-    array = features if isinstance(features, np.ndarray) else features.detach().float().cpu().numpy()
-    channels, height, width = array.shape
-    merging = merge_region_graph(array.reshape(channels, -1).T, grid_edges(height, width), thresholds, backend=backend)
-    maps = [partition.reshape(height, width) for partition in merging.partitions]
-    if isinstance(features, np.ndarray):
+    if features.ndim not in (3, 4) or 0 in features.shape[-3:]:
+        raise ValueError(f"features must be [C, h, w] or [B, C, h, w], C, h and w at least 1, not of shape {tuple(features.shape)}")
+    channels, height, width = features.shape[-3:]
+    device = None if isinstance(features, np.ndarray) else features.device
+    chosen = _chosen_backend(backend, [(height * width, channels)], device)
+    if chosen == "triton":
+        return _grids_by_triton(features, thresholds)
+    images = features if isinstance(features, np.ndarray) else features.detach().float().cpu().numpy()
+    edges = grid_edges(height, width)
+    rows = images.reshape(-1, channels, height * width)
+    mergings = merge_region_graphs([(image.T, edges) for image in rows], thresholds, backend=chosen)
+    levels = ([merging.partitions[t] for merging in mergings] for t in range(len(thresholds)))
+    maps = [np.array(level, dtype=np.int64).reshape(*images.shape[:-3], height, width) for level in levels]
+    if device is None:
         return maps
     import torch
 
-    return [torch.from_numpy(region_map).to(features.device) for region_map in maps]
+    return [torch.from_numpy(region_map).to(device) for region_map in maps]
 
 
 def grid_edges(height: int, width: int) -> NDArray[np.int64]:
@@ -125,6 +158,66 @@ def grid_edges(height: int, width: int) -> NDArray[np.int64]:
     across = np.stack([index[:, :-1], index[:, 1:]], axis=-1).reshape(-1, 2)
     down = np.stack([index[:-1], index[1:]], axis=-1).reshape(-1, 2)
     return np.concatenate([across, down])
+
+
+def _grids_by_triton(features: Tensor | Floats, thresholds: Sequence[float]) -> list[Any]:
+    """What `merge_regions` returns, computed on the features' device, or on the present one for an array."""
+    import torch
+
+    from sohes_kernels.region_merging.batch import merge_grids
+
+    channels, height, width = features.shape[-3:]
+    levels = _checked_thresholds(thresholds)
+    is_array = isinstance(features, np.ndarray)
+    if isinstance(features, np.ndarray):
+        with np.errstate(over="ignore"):
+            given, device = torch.from_numpy(features.astype(np.float32)), _device_of_arrays()
+    else:
+        given, device = features.detach(), features.device
+    rows = given.reshape(-1, channels, height * width).mT
+    sums = torch.empty(rows.shape, dtype=torch.float32, device=device).copy_(rows)  # its own memory, as it is overwritten
+    if sums.numel():
+        low, high = torch.stack(torch.aminmax(sums)).tolist()
+        _check_range(max(high, -low), height * width)
+    edges = _checked_edges(grid_edges(height, width), height * width)
+    maps = merge_grids(sums, edges, levels).view(len(levels), *features.shape[:-3], height, width)
+    return list(maps.cpu().numpy() if is_array else maps)
+
+
+def _chosen_backend(backend: str, shapes: Sequence[tuple[int, ...]], device: torch.device | None) -> Backend:
+    """The backend for graphs of these shapes [R, C]: tensors on a device, or arrays (None)."""
+    obstacles = {"triton": lambda: _triton_obstacle(shapes, device), "cpu": can_always_run, "reference": can_always_run}
+    is_on_gpu = device is not None and device.type == "cuda"
+    return cast("Backend", choose_backend("region_merging", backend, obstacles, is_on_gpu=is_on_gpu))
+
+
+def _triton_obstacle(shapes: Sequence[tuple[int, ...]], device: torch.device | None) -> str:
+    """Why the Triton kernel cannot merge such graphs, or an empty string."""
+    if reason := device_obstacle(device or _device_of_arrays()):
+        return reason
+    from sohes_kernels.region_merging.triton_kernel import MAX_CHANNELS, MAX_REGIONS
+
+    if len(numbers := {shape[1] for shape in shapes if len(shape) == 2}) > 1:
+        return f"it takes graphs of one number of channels, not of {', '.join(map(str, sorted(numbers)))}"
+    for n_regions, channels in (shape for shape in shapes if len(shape) == 2):
+        if n_regions > MAX_REGIONS or channels > MAX_CHANNELS:
+            return f"it takes up to {MAX_REGIONS:,} regions of {MAX_CHANNELS:,} channels, not {n_regions:,} of {channels:,}"
+    return ""
+
+
+def _device_of_arrays() -> torch.device:
+    """Where Triton merges arrays: on the present GPU, if there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _cpu(
+    sums: NDArray[np.float32], pairs: NDArray[np.int64], levels: NDArray[np.float32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    from sohes_kernels.region_merging.cpu import merge_graph_cpu
+
+    return merge_graph_cpu(sums, pairs, levels)
 
 
 def _reference(
@@ -153,14 +246,18 @@ def _checked_features(features: NDArray[np.floating[Any]]) -> NDArray[np.float32
     with np.errstate(over="ignore"):
         for c in range(0, features.shape[1], step):
             sums[:, c : c + step] = features[:, c : c + step]
-    largest = max(float(sums.max()), -float(sums.min()))  # NaN where there is one
+    _check_range(max(float(sums.max()), -float(sums.min())), len(sums))  # NaN where there is one
+    return sums
+
+
+def _check_range(largest: float, n_regions: int) -> None:
+    """Refuse features whose largest absolute value is not a number, or such that a sum might not be one."""
     if not math.isfinite(largest):
         raise ValueError("features must be finite in float32: found NaN, infinity or a number that overflows")
-    if largest > (limit := _FLOAT32_MAX / len(sums)):
+    if largest > (limit := _FLOAT32_MAX / n_regions):
         raise ValueError(
-            f"features of {len(sums)} regions must not exceed {limit:.3g}, so that no sum overflows float32; found {largest:.3g}"
+            f"features of {n_regions} regions must not exceed {limit:.3g}, so that no sum overflows float32; found {largest:.3g}"
         )
-    return sums
 
 
 def _checked_edges(edges: NDArray[np.integer[Any]], n_regions: int) -> NDArray[np.int64]:
