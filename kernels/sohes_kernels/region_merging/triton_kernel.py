@@ -107,15 +107,15 @@ def _norms_kernel(sums_ptr, norms_ptr, n_rows, C: tl.constexpr, BLOCK_N: tl.cons
     tl.store(norms_ptr + offs_n, tl.sqrt(_inner_products(sums_ptr, sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)), mask=mask_n)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_blocks"])
 def _measure_kernel(
-    sums_ptr, norms_ptr, pairs_ptr, keys_ptr, row_starts_ptr, edge_starts_ptr,
+    sums_ptr, norms_ptr, pairs_ptr, keys_ptr, row_starts_ptr, edge_starts_ptr, n_blocks,
     C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """keys[e] = cosine of the two regions of edge e, BLOCK_N edges of one image a program."""
-    image = tl.program_id(1).to(tl.int64)
+    image, block = (tl.program_id(0) // n_blocks).to(tl.int64), (tl.program_id(0) % n_blocks).to(tl.int64)
     row_start, edge_start = tl.load(row_starts_ptr + image), tl.load(edge_starts_ptr + image)
-    offs_e = edge_start + tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    offs_e = edge_start + block * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_e = offs_e < tl.load(edge_starts_ptr + image + 1)
     low, high = _ends(tl.load(pairs_ptr + offs_e, mask=mask_e, other=0))
     sums_ptr += row_start * C
@@ -332,7 +332,14 @@ def launch_config(channels: int) -> dict[str, int | None]:
     registers a thread two programs fit on a multiprocessor of an A100, H100 or H200; longer rows than 1,024 channels need more.
     """
     row = triton.next_power_of_2(channels)
-    return {"BLOCK_ROW": row, "BLOCK_E": 1024, "BLOCK_N": 16, "BLOCK_C": min(row, 128), "num_warps": 8, "maxnreg": 128 if row <= 1024 else None}
+    return {
+        "BLOCK_ROW": row,
+        "BLOCK_E": 1024,
+        "BLOCK_N": 16,
+        "BLOCK_C": min(row, 128),
+        "num_warps": 8,
+        "maxnreg": 128 if row <= 1024 else None,
+    }
 
 
 def merge_graphs_triton(
@@ -380,8 +387,8 @@ def merge_graphs_triton(
     with torch.cuda.device_of(sums):
         _norms_kernel[(triton.cdiv(n_rows, config["BLOCK_N"]),)](sums, norms, n_rows, **tile)
         if most_edges:
-            grid = (triton.cdiv(most_edges, config["BLOCK_N"]), n_graphs)
-            _measure_kernel[grid](sums, norms, pairs, keys, row_starts, edge_starts, **tile)
+            n_blocks = triton.cdiv(most_edges, config["BLOCK_N"])
+            _measure_kernel[(n_blocks * n_graphs,)](sums, norms, pairs, keys, row_starts, edge_starts, n_blocks, **tile)
         _merge_kernel[(n_graphs,)](
             sums, norms, degrees, marks, merged, similarities, pairs, keys, listed,
             row_starts, edge_starts, thresholds, counts, len(thresholds), many, round_cost, C=channels, **config,
