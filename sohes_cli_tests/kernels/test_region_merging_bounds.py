@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from region_graphs import CASES, DOWN_TO_THE_END
 from sohes_kernels import merge_region_graph
-from sohes_kernels.region_merging.cpu import _merge, _unmerged, merge_graph_cpu
+from sohes_kernels.region_merging.cpu import _merge, _raised, _unmerged, merge_graph_cpu
 
 
 @pytest.mark.parametrize(("many", "reach"), [(0, 0.0), (0, 0.02), (2, 0.3), (3, 4.0), (12, 0.001), (10**9, 0.0)])
@@ -55,3 +55,12 @@ def test_a_key_is_the_cosine_or_above_it(name, many, reach):
         assert (keys[~measured] > cosines[~measured]).all()
         bounds += (~measured & (keys < 2)).sum()
     assert bounds > 0
+
+
+def test_a_raised_key_is_above_what_the_cosine_can_become():
+    distances = np.concatenate([[0.0], np.geomspace(1e-12, 1.0, 60)])
+    cosines = np.concatenate([-1 + distances, 1 - distances])  # near opposite vectors a rounding is a large angle
+    for cosine in cosines:
+        for angle in np.geomspace(1e-9, np.pi, 40):
+            reached = np.cos(max(0.0, np.arccos(cosine) - angle))
+            assert _raised(np.float32(cosine), angle) > reached, (cosine, angle)

@@ -28,6 +28,7 @@ __all__ = ["merge_graph_cpu"]
 _NONE = -1
 _HALF_TURN = 3.2  # at least pi: nothing is known of the direction
 _ABOVE_ALL = np.float32(2.0)
+_ROUNDING = 2.0**-24  # more than a cosine can lie above its float32
 _MARGIN = 1e-6  # far above the rounding of a float32 cosine, so that a bound is never equal to what it bounds
 
 _REGION = np.dtype(
@@ -105,7 +106,7 @@ def _angle(sums: NDArray[np.float32], a: int, norm_a: float, b: int, norm_b: flo
 @_compiled
 def _raised(key: float, angle: float) -> np.float32:
     """More than the cosine can become when the two regions turn towards each other by `angle` in all."""
-    cosine = np.float64(key)
+    cosine = np.float64(key) + _ROUNDING
     if angle >= math.pi or cosine >= math.cos(angle):
         return _ABOVE_ALL
     sine = math.sqrt(max(0.0, 1.0 - cosine * cosine))
