@@ -25,10 +25,9 @@ types:
 test *ARGS:
     pytest {{ARGS}}
 
-# merging against the reference, and seconds an image by step
-bench:
-    python benchmarks/region_merging.py
-    python benchmarks/explore.py
+# operations and stages on this machine, each checked before it is timed; `just bench --quick` takes a minute
+bench *ARGS:
+    sohes bench {{ARGS}}
 
 # scores and time against pycocotools; DATA holds annotated sets, LABELS their labels
 bench-evaluation DATA LABELS OUT="benchmarks/results/evaluation.json":

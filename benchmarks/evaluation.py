@@ -22,10 +22,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conditions import conditions
-from label_quality import felzenszwalb_pool
 from rich.console import Console
 from rich.table import Table
+from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.stages.evaluate import sohes_scores
+from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 from sohes_cli.evaluation.reference import pycocotools_scores
 
@@ -36,14 +37,6 @@ Scores = dict[str, float | None]
 RUNS = 3
 POOL_IMAGES = 25
 LARGE_IMAGES = 5000
-
-
-def sohes_scores(truth: Path, results: Path) -> Scores:
-    """The scores by `sohes evaluate` in this process."""
-    from sohes_cli.evaluation.session import evaluate_predictions
-    from sohes_cli.labels.sources import open_source
-
-    return evaluate_predictions(open_source(truth), results, workers=1, quiet=True).evaluation.all_images.summary()
 
 
 def timed(program: Callable[[Path, Path], Scores], truth: Path, results: Path) -> tuple[Scores, float]:

@@ -16,40 +16,21 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conditions import conditions
-from label_quality import felzenszwalb_pool, one_thread
+from label_quality import one_thread
 from rich.console import Console
 from rich.table import Table
-
-CASES = {
-    "color-texture": ["features.backbone=color-texture"],
-    "color-texture, patches": ["features.backbone=color-texture", "units.kind=patches", "merging.affinities=features"],
-    "ViT-S/16": ["features.backbone=vit_small_patch16_224.dino", "features.weights=random"],
-    "ViT-S/16, patches (the paper's steps)": [
-        "features.backbone=vit_small_patch16_224.dino", "features.weights=random", "units.kind=patches", "merging.affinities=features",
-        "reclustering.enabled=true",
-    ],
-}  # fmt: skip
+from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.stages.explore import SETTINGS, StageClock, exploration
+from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 
-def steps(case: list[str], path: Path, working_size: int, runs: int) -> dict[str, float]:
+def steps(settings: list[str], path: Path, working_size: int, runs: int) -> dict[str, float]:
     """Median seconds of each step for one photograph, first use left out."""
-    from sohes_cli.config import explore_config
-    from sohes_cli.explore.features import build_backbone
-    from sohes_cli.explore.images import read_photograph
-    from sohes_cli.explore.pipeline import explore_photograph
-    from sohes_cli.explore.timing import StepTimes
-
-    config = explore_config(assignments=[*case, f"units.working_size={working_size}"])
-    backbone = build_backbone(config.features, "cpu")
-    clocks = []
+    clock = StageClock()
+    explore = exploration(settings, [path], working_size, clock)
     for _ in range(runs + 1):
-        clock = StepTimes()
-        with clock.step("reading"):
-            photo = read_photograph(path, path.name, working_size)
-        explore_photograph(photo, backbone, config, clock)
-        clocks.append(clock.seconds)
-    return {step: statistics.median(seconds[step] for seconds in clocks[1:]) for step in clocks[0]}
+        explore()
+    return {step: milliseconds / 1000 for step, milliseconds in clock.medians_ms().items()}
 
 
 def seconds_of_peer(path: Path) -> float:
@@ -74,7 +55,7 @@ def main() -> None:
         paths = photographs(arguments.images, Path(scratch), arguments.limit)
         peer = statistics.mean(seconds_of_peer(path) for path in paths)
         rows: list[dict[str, Any]] = []
-        for name, case in CASES.items():
+        for name, case in SETTINGS.items():
             measured = [steps(case, path, arguments.working_size, arguments.runs) for path in paths]
             mean = {step: round(statistics.mean(m[step] for m in measured), 4) for step in measured[0]}
             total = sum(mean.values())

@@ -19,12 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conditions import conditions
 from rich.console import Console
 from rich.table import Table
-
-FELZENSZWALB_SCALES = (30, 60, 120, 250, 500, 1000, 2000, 4000)
-LARGEST_POOL = 1000
+from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 VARIANTS: dict[str, list[str] | None] = {
     "felzenszwalb": None,
@@ -43,29 +41,6 @@ VARIANTS: dict[str, list[str] | None] = {
     "default, score = area": ["pooling.area_exponent=4"],
     "default, score = survival": ["pooling.area_exponent=0"],
 }
-
-
-def felzenszwalb_pool(path: Path) -> list[dict[str, Any]]:
-    """The peer: regions of all scales without exact duplicates, largest first."""
-    from skimage.segmentation import felzenszwalb
-    from sohes_kernels import mask_areas
-
-    from sohes_cli.explore.images import read_photograph
-    from sohes_cli.masks import PackedMasks
-
-    photo = read_photograph(path, path.name, 100_000)
-    seen: dict[bytes, np.ndarray[Any, Any]] = {}
-    for scale in FELZENSZWALB_SCALES:
-        units = felzenszwalb(photo.pixels, scale=scale, sigma=0.8, min_size=20).astype(np.int32)
-        areas = np.bincount(units.ravel())
-        largest = np.argsort(-areas, kind="stable")[:LARGEST_POOL]
-        members = np.zeros((len(largest), len(areas)), dtype=bool)
-        members[np.arange(len(largest)), largest] = True
-        seen.update((bits.tobytes(), bits) for bits in PackedMasks.from_units(members, units).bits)
-    bits = np.stack(list(seen.values()))
-    order = np.argsort(-mask_areas(bits), kind="stable")[:LARGEST_POOL]
-    rles = PackedMasks(bits[order], photo.height, photo.width).encode(photo.height, photo.width)
-    return [{"segmentation": rle, "score": 1 / (1 + rank)} for rank, rle in enumerate(rles)]
 
 
 def explored(path: Path, assignments: list[str]) -> list[dict[str, Any]]:

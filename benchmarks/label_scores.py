@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conditions import conditions
 from rich.console import Console
 from rich.table import Table
+from sohes_benchmarks.conditions import conditions
 
 COLUMNS = (
     "ar_1",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from sohes_cli import __version__
+from sohes_cli.commands.bench import bench
 from sohes_cli.commands.convert import convert
 from sohes_cli.commands.evaluate import evaluate
 from sohes_cli.commands.explore import explore
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find every entity of a photograph, its parts and their parts, learned from raw images alone (SOHES, ICLR 2024).",
 )
-for command in (samples, explore, view, evaluate, convert, export):
+for command in (samples, explore, view, evaluate, convert, export, bench):
     app.command()(command)
 
 
