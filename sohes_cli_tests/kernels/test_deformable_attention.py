@@ -1,4 +1,4 @@
-"""Deformable attention: the reference against a loop over points and against gradcheck, Triton against the reference in float64."""
+"""Deformable attention: the reference against a loop over points and gradcheck, the fast paths against the reference in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from tolerances import RELATIVE_RMS, assert_near
 from triton_support import SHARED_BYTES, compile_launches, needs_gpu, needs_triton, run_interpreted
 
 NAMES = ("value", "sampling_locations", "attention_weights")
-BOTH = pytest.mark.parametrize("backend", ["reference", pytest.param("triton", marks=needs_triton)])
+BACKENDS = pytest.mark.parametrize("backend", ["reference", "cpu", pytest.param("triton", marks=needs_triton)])
+EXACT = pytest.mark.parametrize("backend", ["reference", "cpu"])
+FAST = pytest.mark.parametrize("backend", ["cpu", pytest.param("triton", marks=needs_triton)])
 DTYPES = pytest.mark.parametrize("dtype", RELATIVE_RMS, ids=str)
 
 
@@ -105,7 +107,7 @@ def check_case(name, dtype, backend, location_dtype=None, device="cpu"):
 
 def on(backend, function, *arguments):
     """Call `function(*arguments, backend)` where the backend runs: here, or where Triton interprets its kernels."""
-    return function(*arguments, backend) if backend == "reference" else run_interpreted(function, *arguments, backend)
+    return function(*arguments, backend) if backend != "triton" else run_interpreted(function, *arguments, backend)
 
 
 def by_points(value, shapes, locations, weights):
@@ -135,23 +137,25 @@ def special_points(shape, dtype=torch.float32):
     return tensors | {"sampling_locations": torch.tensor(points, dtype=dtype)[None, :, None, None, None]}
 
 
+@EXACT
 @EVERY_CASE
-def test_reference_is_the_loop_over_points(name):
+def test_float64_is_the_loop_over_points(name, backend):
     tensors = make(CASES[name])
     value, locations, weights = (tensors[key].numpy() for key in NAMES)
     expected = by_points(value, CASES[name].shapes, locations, weights)
-    out = deformable_attention(tensors["value"], CASES[name].shapes, *map(tensors.get, NAMES[1:]), backend="reference")
+    out = deformable_attention(tensors["value"], CASES[name].shapes, *map(tensors.get, NAMES[1:]), backend=backend)
     assert out.shape == expected.shape
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
+@EXACT
 @pytest.mark.parametrize("shape", [(4, 8), (1, 1), (7, 5)])
-def test_reference_is_the_loop_at_special_points(shape):
+def test_float64_is_the_loop_at_special_points(shape, backend):
     tensors = special_points(shape, torch.float64)
     is_finite = tensors["sampling_locations"].isfinite().all(-1)
     value, locations, weights = (tensors[key].nan_to_num(-9, -9, -9).numpy() for key in NAMES)
     expected = by_points(value, [shape], locations, np.where(is_finite, weights, 0))
-    out = deformable_attention(tensors["value"], [shape], *map(tensors.get, NAMES[1:]), backend="reference")
+    out = deformable_attention(tensors["value"], [shape], *map(tensors.get, NAMES[1:]), backend=backend)
     np.testing.assert_allclose(out.numpy(), expected, rtol=1e-9, atol=1e-12)
 
 
@@ -167,18 +171,26 @@ def test_reference_sums_in_float32(dtype):
     check_case("pixel decoder in small", dtype, "reference")
 
 
-@needs_triton
+def check_float32(name, backend):
+    check_case(name, torch.float32, backend)
+
+
+@FAST
 @EVERY_CASE
-def test_triton_is_the_reference(name):
-    run_interpreted(check_case, name, torch.float32, "triton")
+def test_fast_backends_are_the_reference(name, backend):
+    on(backend, check_float32, name)
 
 
-@needs_triton
+def check_half_precision(name, dtype, location_dtype, backend):
+    check_case(name, dtype, backend, location_dtype)
+
+
+@FAST
 @pytest.mark.parametrize("location_dtype", [None, torch.float32], ids=["one precision", "locations in float32"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["primes", "24 channels"])
-def test_triton_is_the_reference_in_half_precision(name, dtype, location_dtype):
-    run_interpreted(check_case, name, dtype, "triton", location_dtype)
+def test_fast_backends_are_the_reference_in_half_precision(name, dtype, location_dtype, backend):
+    on(backend, check_half_precision, name, dtype, location_dtype)
 
 
 def check_special_points(shape, backend):
@@ -195,7 +207,7 @@ def check_special_points(shape, backend):
         assert results[name][0, ~lost].any()
 
 
-@BOTH
+@BACKENDS
 @pytest.mark.parametrize(
     "shape", [(4, 8), (1, 1)]
 )  # powers of two: positions are exact, so all agree which side of a pixel's center a point is
@@ -295,7 +307,7 @@ PROPERTIES = {
 }
 
 
-@BOTH
+@BACKENDS
 @pytest.mark.parametrize("property_", PROPERTIES)
 def test_properties(property_, backend):
     on(backend, PROPERTIES[property_])
@@ -394,7 +406,7 @@ WRONG = {
     "at least 1": {"spatial_shapes": [(2, 2), (0, 3)]},
     "pairs of integers": {"spatial_shapes": [(2.0, 2.0)]},
     "pairs": {"spatial_shapes": [(2, 2, 1)]},
-    "backend must be one of auto, reference, triton, not 'cuda'": {"backend": "cuda"},
+    "backend must be one of auto, cpu, reference, triton, not 'cuda'": {"backend": "cuda"},
 }
 
 
@@ -424,14 +436,14 @@ def test_triton_says_that_it_is_not_installed(monkeypatch):
         attend_by_triton(torch.float32)
 
 
-def test_cpu_tensors_go_to_the_reference_without_triton():
+def test_cpu_tensors_go_to_the_compiled_loops_without_triton():
     program = """
 import sys
 from sohes_kernels.deformable_attention import deformable_attention
-assert not {"torch", "triton"} & set(sys.modules)
+assert not {"torch", "numba", "triton"} & set(sys.modules)
 import torch
 arguments = torch.rand(1, 6, 2, 8), [(2, 3)], torch.rand(1, 5, 2, 1, 3, 2), torch.rand(1, 5, 2, 1, 3)
-assert torch.equal(deformable_attention(*arguments), deformable_attention(*arguments, backend="reference"))
+assert torch.equal(deformable_attention(*arguments), deformable_attention(*arguments, backend="cpu"))
 assert "triton" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=100)

@@ -12,9 +12,10 @@ Source: Zhu et al. 2021, Deformable DETR, equation 3; in SOHES the pixel decoder
 
 from __future__ import annotations
 
-import importlib.util
 from operator import index
 from typing import TYPE_CHECKING, Literal
+
+from sohes_kernels.dispatch import can_always_run, choose_backend, triton_obstacle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "deformable_attention"]
 
-Backend = Literal["auto", "reference", "triton"]
-_BACKENDS = ("auto", "reference", "triton")
+Backend = Literal["auto", "cpu", "reference", "triton"]
+_SIDE, _PIXELS = 2**24, 2**30  # what float32 counts exactly, and what int32 counts with borders around the levels
 
 
 def deformable_attention(
@@ -40,7 +41,8 @@ def deformable_attention(
     A point reads as `torch.nn.functional.grid_sample` does with `align_corners=False` and zero padding: (0, 0) is the outer corner
     of the first pixel, (1, 1) that of the last, pixels beyond the border are 0. Sums are kept in float32 (float64 for float64).
     The Triton backend adds the gradient of `value` in float32 by atomic adds, whose order, and so whose last bits, vary from run to run;
-    everything else it computes is the same in every run.
+    everything else it computes is the same in every run. The cpu backend's results are the same bits in every run, with any number
+    of threads; it takes as many as PyTorch does (`torch.set_num_threads`), but no more than there are heads in the batch.
 
     Args:
         value: the levels' pixels in raster order, one level after the other, a float tensor [B, S, M, D] of M heads with D channels each.
@@ -49,36 +51,34 @@ def deformable_attention(
             number, points outside [0, 1] included. A point with a coordinate that is not finite reads 0 and gets no gradient.
             Best in float32 whatever the precision of `value`.
         attention_weights: the points' weights, any numbers, float [B, Q, M, L, P].
-        backend: "triton", "reference" (plain PyTorch, one `grid_sample` a level) or "auto", which is "triton" for float32,
-            bfloat16 and float16 on a CUDA device where Triton is installed, and else "reference".
+        backend: "triton", "cpu" (numba), "reference" (plain PyTorch, one `grid_sample` a level) or "auto", which is "triton" for
+            float32, bfloat16 and float16 on a CUDA device where Triton can run, "cpu" for tensors of any precision on the CPU, and
+            else "reference".
 
     Returns:
         The attended values, heads side by side, [B, Q, M * D], in the precision of `value`; differentiable once (the reference
-        as often as `grid_sample`) with respect to all three tensors. The Triton backend
-        copies inputs that are not contiguous, and `torch.compile` breaks its graph around it.
+        as often as `grid_sample`) with respect to all three tensors. The Triton and cpu backends
+        copy inputs that are not contiguous, and `torch.compile` breaks its graph around them.
 
     Raises:
         ValueError: if a shape, precision or device does not fit the others, or the backend is unknown.
-        RuntimeError: if the Triton backend is asked for where it cannot run.
+        RuntimeError: if "triton" or "cpu" is asked for and cannot run; says why.
 
     Source: Zhu et al. 2021, Deformable DETR, equation 3.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
     shapes = _checked_shapes(spatial_shapes)
     _check_tensors(value, shapes, sampling_locations, attention_weights)
-    if backend == "triton" or (backend == "auto" and value.is_cuda):
-        obstacle = _triton_obstacle(value, sampling_locations, attention_weights)
-        if not obstacle:
-            from sohes_kernels.deformable_attention.triton_kernel import deformable_attention_triton
-
-            out: Tensor = deformable_attention_triton(value, shapes, sampling_locations, attention_weights)
-            return out
-        if backend == "triton":
-            raise RuntimeError(f"deformable_attention cannot run on Triton: {obstacle}; use backend='auto' or 'reference'")
-    from sohes_kernels.deformable_attention.reference import deformable_attention_reference
-
-    return deformable_attention_reference(value, shapes, sampling_locations, attention_weights)
+    inputs = (value, sampling_locations, attention_weights)
+    obstacles = {"triton": lambda: triton_obstacle(*inputs), "cpu": lambda: _cpu_obstacle(value, shapes), "reference": can_always_run}
+    chosen = choose_backend("deformable_attention", backend, obstacles, is_on_gpu=value.is_cuda)
+    if chosen == "triton":
+        from sohes_kernels.deformable_attention.triton_kernel import deformable_attention_triton as attend
+    elif chosen == "cpu":
+        from sohes_kernels.deformable_attention.cpu import deformable_attention_cpu as attend
+    else:
+        from sohes_kernels.deformable_attention.reference import deformable_attention_reference as attend
+    out: Tensor = attend(value, shapes, sampling_locations, attention_weights)
+    return out
 
 
 def _checked_shapes(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -112,17 +112,10 @@ def _check_tensors(value: Tensor, shapes: tuple[tuple[int, int], ...], locations
             raise ValueError(f"{name} is on {tensor.device}, but value is on {value.device}")
 
 
-def _triton_obstacle(*tensors: Tensor) -> str:
-    """Say why Triton cannot run on these tensors; an empty string if it can."""
-    import torch
-
-    for tensor in tensors:
-        if tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            return f"its kernels take float32, bfloat16 and float16, not {tensor.dtype}"
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
-    if tensors[0].is_cuda:
-        return ""
-    from sohes_kernels.deformable_attention.triton_kernel import is_interpreted
-
-    return "" if is_interpreted() else f"the tensors are on {tensors[0].device}, not on a CUDA device (nor is TRITON_INTERPRET=1 set)"
+def _cpu_obstacle(value: Tensor, shapes: tuple[tuple[int, int], ...]) -> str:
+    """Why the compiled loops cannot take these values, or an empty string."""
+    if value.device.type != "cpu":
+        return f"the tensors are on {value.device}, not on the CPU"
+    if max(map(max, shapes)) > _SIDE or sum((height + 3) * (width + 3) for height, width in shapes) > _PIXELS:
+        return f"it takes levels of up to 2^24 pixels a side and 2^30 with their borders, not {shapes}"
+    return ""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     LevelShapes = tuple[tuple[float, float], ...]
 
-__all__ = ["deformable_attention_triton", "is_interpreted", "launch_config"]
+__all__ = ["deformable_attention_triton", "launch_config"]
 
 
 @triton.jit
@@ -52,6 +52,15 @@ def _neighbors(location, size):
     position = tl.where(position < size + 1.0, position, size + 1.0)
     low = tl.floor(position)
     return low.to(tl.int32), position - low
+
+
+@triton.jit
+def _point(locations_ptr, weights_ptr, sample, mask_q, height, width):
+    """Lower neighboring pixels along x and y, the ways past them, and the weight of a point of each query, [BLOCK_Q]."""
+    x_low, x_part = _neighbors(tl.load(locations_ptr + 2 * sample, mask=mask_q, other=-1.0).to(tl.float32), width)
+    y_low, y_part = _neighbors(tl.load(locations_ptr + 2 * sample + 1, mask=mask_q, other=-1.0).to(tl.float32), height)
+    weight = tl.load(weights_ptr + sample, mask=mask_q, other=0.0).to(tl.float32)
+    return x_low, x_part, y_low, y_part, weight
 
 
 @triton.jit
@@ -81,9 +90,7 @@ def _forward_kernel(
         H, W = tl.cast(height, tl.int32), tl.cast(width, tl.int32)
         for p in range(P):
             sample = rows * (L * P) + level * P + p
-            x_low, x_part = _neighbors(tl.load(locations_ptr + 2 * sample, mask=mask_q, other=-1.0).to(tl.float32), width)
-            y_low, y_part = _neighbors(tl.load(locations_ptr + 2 * sample + 1, mask=mask_q, other=-1.0).to(tl.float32), height)
-            weight = tl.load(weights_ptr + sample, mask=mask_q, other=0.0).to(tl.float32)
+            x_low, x_part, y_low, y_part, weight = _point(locations_ptr, weights_ptr, sample, mask_q, height, width)
             for corner in tl.static_range(4):
                 pixel, share_x, share_y, inside = _corner(x_low, x_part, y_low, y_part, H, W, corner)
                 offs = (start + pixel).to(tl.int64)[:, None] * (M * D) + offs_d[None, :]
@@ -115,9 +122,7 @@ def _backward_kernel(
         H, W = tl.cast(height, tl.int32), tl.cast(width, tl.int32)
         for p in range(P):
             sample = rows * (L * P) + level * P + p
-            x_low, x_part = _neighbors(tl.load(locations_ptr + 2 * sample, mask=mask_q, other=-1.0).to(tl.float32), width)
-            y_low, y_part = _neighbors(tl.load(locations_ptr + 2 * sample + 1, mask=mask_q, other=-1.0).to(tl.float32), height)
-            weight = tl.load(weights_ptr + sample, mask=mask_q, other=0.0).to(tl.float32)
+            x_low, x_part, y_low, y_part, weight = _point(locations_ptr, weights_ptr, sample, mask_q, height, width)
             grad_x = tl.zeros([BLOCK_Q], tl.float32)
             grad_y = tl.zeros([BLOCK_Q], tl.float32)
             grad_weight = tl.zeros([BLOCK_Q], tl.float32)
@@ -135,11 +140,6 @@ def _backward_kernel(
             tl.store(grad_locations_ptr + 2 * sample, grad_x * weight * width, mask=mask_q)
             tl.store(grad_locations_ptr + 2 * sample + 1, grad_y * weight * height, mask=mask_q)
         start += H * W
-
-
-def is_interpreted() -> bool:
-    """Whether the kernels were made for Triton's interpreter, which runs them on any device."""
-    return not isinstance(_forward_kernel, triton.JITFunction)
 
 
 def launch_config(channels: int, element_bytes: int, *, backward: bool) -> dict[str, int]:
