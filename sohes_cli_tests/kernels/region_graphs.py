@@ -65,6 +65,21 @@ def with_zeros(features, every):
     return features
 
 
+def turned_from_opposite():
+    """A hub of many neighbors, one of them opposite up to the rounding of their cosine, turns by a radian, and then by almost as little
+    as a bound allows; a pair elsewhere follows the cosine that results by 1e-4.
+    """
+
+    def direction(angle, length=1.0):
+        return [length * np.cos(angle), length * np.sin(angle)]
+
+    around = [direction(0), direction(1.0, 1e4), direction(1.4, 51.0), direction(np.pi - 2.4e-4)]
+    around += [direction(-(np.pi - 0.3 - 0.001 * k)) for k in range(40)]
+    features = np.array([direction(0), *around, direction(0), direction(np.arccos(-0.538677))], dtype=np.float32)
+    spokes = [[0, k] for k in range(1, len(around) + 1)]
+    return features, np.array([*spokes, [len(features) - 2, len(features) - 1]])
+
+
 CASES = {
     "smooth grid": (smooth(0, 24, 18, 17), grid_edges(18, 17)),
     "noisy grid": (normal(1, 18 * 17, 24), grid_edges(18, 17)),
@@ -100,6 +115,7 @@ CASES = {
     "three hubs": (normal(25, 93, 8) + 0.3, star(90, 3)),
     "uneven sizes": (uneven(37, 400, 0.3), grid_edges(20, 20)),
     "uneven sizes, wide": (uneven(29, 400, 1.0), grid_edges(20, 20)),
+    "turned from opposite": turned_from_opposite(),
     "tiny numbers": (background(26, 6, 81, 0.5) * np.float32(1e-40), grid_edges(9, 9)),
     "large numbers": (background(27, 6, 81, 0.5) * np.float32(1e34), grid_edges(9, 9)),
 }

@@ -61,7 +61,7 @@ def merge_region_graph(
         features: region features (sums over the region's members), [R, C]; need not be normalized. Not modified.
         edges: adjacent pairs in any order and direction, repeats allowed, integers [E, 2].
         thresholds: cosine similarities in [-1, 1], strictly decreasing in float32.
-        backend: "cpu" (numba), "triton" (a GPU; up to 32,767 regions and 8,192 channels), "reference" (plain PyTorch,
+        backend: "cpu" (numba), "triton" (a GPU; up to 32,767 regions and 4,096 channels), "reference" (plain PyTorch,
             slow) or "auto", which is "cpu" for arrays.
 
     Returns:

@@ -19,7 +19,7 @@ between what some of its threads write and others read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -38,7 +38,7 @@ _BOUND = tl.constexpr(-(2**31))
 _DEAD_KEY = tl.constexpr(-4.0)
 _ABOVE_ALL = tl.constexpr(2.0)
 _NOTHING = tl.constexpr(-(2**63))
-_NO_REGION = tl.constexpr(-1)
+_NO_MERGE = tl.constexpr(-1)
 _ROUNDING = tl.constexpr(2e-7)  # more than a cosine can lie above the float32 that it is rounded to
 _MARGIN = tl.constexpr(1e-6)  # more than the rounding of a bound's formula, so that a bound is never equal to what it bounds
 _PRECISION = tl.constexpr(2.3e-16)  # of a float64 inner product of unit vectors, a channel
@@ -132,7 +132,7 @@ def _scan(
     """Pass over the edges before b joins a; `larger` is the one of the two with more edges.
 
     The edge between a and b dies. The neighbors of `larger` get the mark `merge`; with bounds, its edges get new ends and raised
-    keys. All other edges of a and b are listed. With a = b = _NO_REGION nothing of this happens.
+    keys. All other edges of a and b are listed.
 
     Returns:
         The number of listed edges; the best of the measured edges that are not listed, its key packed with pair ^ _DEAD_PAIR;
@@ -149,16 +149,17 @@ def _scan(
         low, high = _ends(pair)
         has_low, has_high = (low == a) | (low == b), (high == a) | (high == b)
         is_touched = has_low | has_high
-        if tl.max(is_touched.to(tl.int32), 0) != 0:
-            is_between = has_low & has_high
-            neighbor = tl.where(has_low, high, low)
-            is_of_larger = ((low == larger) | (high == larger)) & (is_between == 0)
-            is_raised = (is_of_larger & has_bounds) != 0
-            is_listed = is_touched & (is_between == 0) & (is_raised == 0)
+        is_between = has_low & has_high
+        neighbor = tl.where(has_low, high, low)
+        is_of_larger = ((low == larger) | (high == larger)) & (is_between == 0)
+        is_raised = (is_of_larger & has_bounds) != 0
+        is_listed = is_touched & (is_between == 0) & (is_raised == 0)
+        taken = is_listed.to(tl.int32)
+        n_touched = tl.sum(taken + (is_touched.to(tl.int32) << 16), 0)  # both numbers in one sum
+        if n_touched != 0:
             tl.store(marks_ptr + neighbor, merge + tl.zeros_like(neighbor), mask=is_of_larger)
-            taken = is_listed.to(tl.int32)
             tl.store(list_ptr + n_listed + tl.cumsum(taken, 0) - taken, offs_e, mask=is_listed)
-            n_listed += tl.sum(taken, 0)
+            n_listed += n_touched & 0xFFFF
             renamed = (tl.minimum(a, neighbor) << 16) | tl.maximum(a, neighbor) | _BOUND
             pair = tl.where(is_raised, renamed, tl.where(is_touched, _DEAD_PAIR, pair))
             key = tl.where(is_raised, _raised(key, cosine, sine), tl.where(is_touched, _DEAD_KEY, key))
@@ -167,6 +168,21 @@ def _scan(
         best = tl.maximum(best, tl.where(pair >= 0, _packed(key, pair ^ _DEAD_PAIR), _NOTHING))
         bounds = tl.maximum(bounds, tl.where(pair < 0, _packed(key, offs_e), _NOTHING))
     return n_listed, tl.max(best, 0), tl.max(tl.reshape(bounds, (BLOCK_N, BLOCK_E // BLOCK_N)), 1)
+
+
+@triton.jit
+def _rescan(pairs_ptr, keys_ptr, n_edges, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The best of the measured edges, and BLOCK_N bounds, among them the largest, both packed as by `_scan`."""
+    best = tl.full((BLOCK_E,), _NOTHING, tl.int64)
+    bounds = tl.full((BLOCK_E,), _NOTHING, tl.int64)
+    for start in range(0, n_edges, BLOCK_E):
+        offs_e = start + tl.arange(0, BLOCK_E)
+        mask_e = offs_e < n_edges
+        pair = tl.load(pairs_ptr + offs_e, mask=mask_e, other=_DEAD_PAIR)
+        key = tl.load(keys_ptr + offs_e, mask=mask_e, other=_DEAD_KEY)
+        best = tl.maximum(best, tl.where(pair >= 0, _packed(key, pair ^ _DEAD_PAIR), _NOTHING))
+        bounds = tl.maximum(bounds, tl.where(pair < 0, _packed(key, offs_e), _NOTHING))
+    return tl.max(best, 0), tl.max(tl.reshape(bounds, (BLOCK_N, BLOCK_E // BLOCK_N)), 1)
 
 
 @triton.jit
@@ -186,12 +202,13 @@ def _measure_listed(
         edge = tl.load(list_ptr + offs_n, mask=mask_n, other=0)
         low, high = _ends(tl.load(pairs_ptr + edge, mask=mask_n, other=_DEAD_PAIR))
         neighbor = tl.where(mask_n, tl.where((low == a) | (low == b), high, low), 0)
-        is_marked = tl.load(marks_ptr + neighbor, mask=mask_n, other=_NO_REGION) == merge
+        is_marked = tl.load(marks_ptr + neighbor, mask=mask_n, other=_NO_MERGE) == merge
         is_alive = mask_n & ((low == larger) | (high == larger) | (is_marked == 0))
         product = _inner_products(sums_ptr, sums_ptr, a + tl.zeros((1,), tl.int32), neighbor, is_alive, C, BLOCK_N, BLOCK_C)
         key = _cosine(product, norm * tl.load(norms_ptr + neighbor, mask=is_alive, other=0.0))
         key = tl.where(is_alive, key, _DEAD_KEY)
         pair = tl.where(is_alive, (tl.minimum(a, neighbor) << 16) | tl.maximum(a, neighbor), _DEAD_PAIR)
+        tl.debug_barrier()  # every warp may have read what one writes
         tl.store(keys_ptr + edge, key, mask=mask_n)
         tl.store(pairs_ptr + edge, pair, mask=mask_n)
         n_dead += tl.sum((mask_n & (is_alive == 0)).to(tl.int32), 0)
@@ -207,7 +224,9 @@ def _measure_bounds(sums_ptr, norms_ptr, pairs_ptr, keys_ptr, bounds, best, C: t
     pair = tl.load(pairs_ptr + edge, mask=mask_n, other=0) & _DEAD_PAIR
     low, high = _ends(pair)
     product = _inner_products(sums_ptr, sums_ptr, low, high, mask_n, C, BLOCK_N, BLOCK_C)
-    tl.store(keys_ptr + edge, _cosine(product, tl.load(norms_ptr + low) * tl.load(norms_ptr + high)), mask=mask_n)
+    key = _cosine(product, tl.load(norms_ptr + low) * tl.load(norms_ptr + high))
+    tl.debug_barrier()
+    tl.store(keys_ptr + edge, key, mask=mask_n)
     tl.store(pairs_ptr + edge, pair, mask=mask_n)
 
 
@@ -254,22 +273,7 @@ def _merge_kernel(
 
     n_alive, n_merges = n_edges, tl.zeros((), tl.int32)
     many += tl.zeros((), tl.int32)
-    _, best, bounds = _scan(
-        pairs_ptr,
-        keys_ptr,
-        marks_ptr,
-        list_ptr,
-        n_edges,
-        _NO_REGION,
-        _NO_REGION,
-        _NO_REGION,
-        n_merges,
-        n_merges < 0,
-        1.0,
-        0.0,
-        BLOCK_E,
-        BLOCK_N,
-    )
+    best, bounds = _rescan(pairs_ptr, keys_ptr, n_edges, BLOCK_E, BLOCK_N)
     for t in range(n_thresholds):
         level = _order_of(tl.load(thresholds_ptr + t)).to(tl.int64)
         while (best >> 32) >= level:
@@ -284,6 +288,7 @@ def _merge_kernel(
             row_a = tl.load(sums_ptr + a * C + offs_c, mask=mask_c, other=0.0)
             row_b = tl.load(sums_ptr + b * C + offs_c, mask=mask_c, other=0.0)
             row = row_a + row_b
+            tl.debug_barrier()  # a row of few channels is read by every warp and written by one
             tl.store(sums_ptr + a * C + offs_c, row, mask=mask_c)
             norm = tl.sqrt(tl.sum(row.to(tl.float64) * row.to(tl.float64)))
             degree = degree_a + degree_b
@@ -312,10 +317,7 @@ def _merge_kernel(
                 n_rounds += 1
                 _measure_bounds(sums_ptr, norms_ptr, pairs_ptr, keys_ptr, bounds, best, C, BLOCK_N, BLOCK_C)
                 tl.debug_barrier()
-                _, best, bounds = _scan(
-                    pairs_ptr, keys_ptr, marks_ptr, list_ptr, n_edges, _NO_REGION, _NO_REGION, _NO_REGION, n_merges, n_merges < 0, 1.0, 0.0,
-                    BLOCK_E, BLOCK_N,
-                )  # fmt: skip
+                best, bounds = _rescan(pairs_ptr, keys_ptr, n_edges, BLOCK_E, BLOCK_N)
             if has_bounds & (n_rounds * round_cost > degree):
                 many = 2 * degree  # bounds as close as these do not pay; tried again when the region has grown
             n_merges += 1
@@ -325,7 +327,7 @@ def _merge_kernel(
         tl.store(counts_ptr + image * n_thresholds + t, n_merges)
 
 
-def launch_config(channels: int) -> dict[str, int | None]:
+def launch_config(channels: int) -> dict[str, Any]:
     """Block sizes and warps of the merging kernel for C channels.
 
     A program has 8 warps, so that BLOCK_E edges are 4 a thread and BLOCK_N x BLOCK_C products of neighbors 8 in float64. With 128
@@ -366,15 +368,21 @@ def merge_graphs_triton(
         many: edges from which on a region's have bounds; this and what follows change the speed only.
         round_cost: how many edges are measured in the time of one round of replacing bounds: a region whose bounds take more
             time than its edges goes without until it has twice as many.
-        blocks: sizes instead of those of `launch_config`.
+        blocks: sizes and warps instead of those of `launch_config`; a thread must have an edge of its own, as scratch memory
+            that several would write is not guarded.
 
     Returns:
         The merges of graph b from row_starts[b] on, int32 [N] of low << 16 | high; their similarities, float32 [N];
         and the number of merges of each graph down to each threshold, int32 [B, T].
+
+    Raises:
+        ValueError: if a block of edges is smaller than the program.
     """
     n_rows, channels = sums.shape
     n_graphs = len(row_starts) - 1
     config = launch_config(channels) | blocks
+    if config["BLOCK_E"] < 32 * config["num_warps"]:
+        raise ValueError(f"BLOCK_E must be at least 32 times num_warps, not {config['BLOCK_E']} for {config['num_warps']}")
     tile = {"C": channels, "BLOCK_N": config["BLOCK_N"], "BLOCK_C": config["BLOCK_C"]}
     norms = sums.new_empty(n_rows, dtype=torch.float64)
     keys, listed = torch.empty_like(pairs, dtype=torch.float32), torch.empty_like(pairs)
