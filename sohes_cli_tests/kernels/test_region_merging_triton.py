@@ -110,6 +110,8 @@ def check_grids(shape, dtype, device="cpu"):
 
 
 def check_refusals():
+    with pytest.raises(ValueError, match="BLOCK_E must be at least 32 times num_warps, not 64 for 4"):
+        launched(np.ones((2, 1)), np.array([[0, 1]]), [0.5], "cpu", BLOCK_E=64, num_warps=4)
     with pytest.raises(ValueError, match="finite"):
         merge_regions(torch.full((2, 3, 3), torch.nan), [0.5], backend="triton")
     with pytest.raises(ValueError, match=r"features of 9 regions must not exceed 3.78e\+37"):
