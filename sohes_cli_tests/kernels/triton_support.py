@@ -18,7 +18,7 @@ import re
 import subprocess
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -62,12 +62,25 @@ def needs_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """What a launch needs of a GPU: shared memory a program, and registers and stack a thread (spilled registers are on the stack)."""
+    """A launch that was compiled.
+
+    Args:
+        name: of the kernel.
+        shared_bytes: shared memory a program.
+        registers: a thread.
+        stack_bytes: a thread; registers that are spilled are on the stack.
+        ptx: the code that the machine code was made of.
+        grid: numbers of programs.
+        arguments: what the kernel was given by position: arrays as they were at the launch, and integers.
+    """
 
     name: str
     shared_bytes: int
     registers: int
     stack_bytes: int
+    ptx: str = field(repr=False)
+    grid: tuple[int, ...] = field(repr=False)
+    arguments: dict[str, Any] = field(repr=False)
 
 
 def run_interpreted(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -125,17 +138,27 @@ def _recorded_launches(function: Callable[..., Any], arguments: tuple[Any, ...],
 
     def compile_only(kernel: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:  # noqa: ARG001
         compiled = launch(kernel, *args, grid=grid, warmup=True, **options)
-        launched.append(compiled)
+        launched.append((compiled, tuple(grid), dict(zip(kernel.arg_names, map(_as_array, args), strict=False))))
         return compiled
 
     driver.set_active(_OfflineDriver(capability))
     with tempfile.TemporaryDirectory() as folder:
         with mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": folder}), mock.patch.object(JITFunction, "run", compile_only):
             function(*arguments)
-        return [_resources(kernel, Path(folder)) for kernel in launched]
+        return [_described(*launch, Path(folder)) for launch in launched]
 
 
-def _resources(compiled: Any, folder: Path) -> CompiledKernel:
+def _as_array(argument: Any) -> Any:
+    """An array of what a tensor holds at present; of its bits, for a type that NumPy lacks."""
+    import torch
+
+    if not isinstance(argument, torch.Tensor):
+        return argument
+    values = argument.detach()
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy().copy()
+
+
+def _described(compiled: Any, grid: tuple[int, ...], arguments: dict[str, Any], folder: Path) -> CompiledKernel:
     """Read the use of resources from the machine code, as NVIDIA's own tool reports it."""
     from triton import knobs
 
@@ -146,4 +169,5 @@ def _resources(compiled: Any, folder: Path) -> CompiledKernel:
     found = re.search(r"REG:(\d+) STACK:(\d+)", report)
     if found is None:
         raise RuntimeError(f"no use of resources in the report on {compiled.metadata.name}: {report}")
-    return CompiledKernel(compiled.metadata.name, compiled.metadata.shared, int(found[1]), int(found[2]))
+    resources = compiled.metadata.shared, int(found[1]), int(found[2])
+    return CompiledKernel(compiled.metadata.name, *resources, compiled.asm["ptx"], grid, arguments)
