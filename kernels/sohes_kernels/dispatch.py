@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ _TRUE = ("1", "true", "on", "yes", "y")
 def choose_backend(op: str, backend: str, obstacles: Mapping[str, Obstacle], *, is_on_gpu: bool) -> str:
     """Name the backend that runs: the one asked for, or the first that can if that is "auto".
 
+    While PyTorch exports or traces a model, "auto" takes the last, the reference, because its operations are PyTorch's own.
+
     Args:
         op: name of the operation, for messages.
         backend: "auto" or a key of `obstacles`.
@@ -38,6 +41,8 @@ def choose_backend(op: str, backend: str, obstacles: Mapping[str, Obstacle], *, 
         RuntimeError: if the backend is asked for by name and cannot run; says why.
     """
     if backend == "auto":
+        if _is_exporting():
+            return list(obstacles)[-1]
         able = (name for name, obstacle in obstacles.items() if (is_on_gpu or name != "triton") and not obstacle())
         return next(able)
     if backend not in obstacles:
@@ -45,6 +50,11 @@ def choose_backend(op: str, backend: str, obstacles: Mapping[str, Obstacle], *, 
     if reason := obstacles[backend]():
         raise RuntimeError(f"the {backend} backend of {op} cannot run: {reason}; use backend='auto' or 'reference'")
     return backend
+
+
+def _is_exporting() -> bool:
+    torch = sys.modules.get("torch")  # not imported for the sake of this
+    return torch is not None and (torch.compiler.is_exporting() or torch.jit.is_tracing())
 
 
 def can_always_run() -> str:

@@ -185,3 +185,21 @@ def test_wrong_shapes_are_told_before_a_backend_that_cannot_run():
     tensors = {name: tensor.to("meta") for name, tensor in make(ALIGNED, torch.float32).items()}
     with pytest.raises(ValueError, match="pixels, but value has 80"):
         deformable_attention(**tensors, spatial_shapes=[(3, 3)], backend="cpu")
+
+
+class _Attend(torch.nn.Module):
+    def forward(self, value, locations, weights):
+        return deformable_attention(2 * value, ALIGNED.shapes, locations, weights)
+
+
+@pytest.mark.parametrize("export", ["torch.export", "torch.export, strict", "torch.jit.trace"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.*:FutureWarning")
+def test_an_exported_model_has_the_operations_of_the_reference(export):
+    model, inputs = _Attend(), tuple(make(ALIGNED, torch.float32).values())
+    if export == "torch.jit.trace":
+        exported = torch.jit.trace(model, inputs)
+    else:
+        exported = torch.export.export(model, inputs, strict=export.endswith("strict")).module()
+    expected = deformable_attention(2 * inputs[0], ALIGNED.shapes, *inputs[1:], backend="reference")
+    assert torch.equal(exported(*inputs), expected)
+    assert torch.equal(model(*inputs), deformable_attention(2 * inputs[0], ALIGNED.shapes, *inputs[1:], backend="cpu"))
