@@ -37,6 +37,11 @@ def random_edges(seed, n_regions, n_edges):
     return np.stack([first, (first + rng.integers(1, n_regions, size=n_edges)) % n_regions], axis=1)
 
 
+def sorted_pairs(edges):
+    """Distinct pairs, the lower index first, in order."""
+    return np.unique(np.sort(edges, axis=1), axis=0).reshape(-1, 2)
+
+
 def nearby_edges(seed, n_regions, neighbors):
     """Each of random points with its nearest ones: nearly planar."""
     points = np.random.default_rng(seed).random((n_regions, 2))

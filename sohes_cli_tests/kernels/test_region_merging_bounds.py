@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from region_graphs import CASES, DOWN_TO_THE_END
+from region_graphs import CASES, DOWN_TO_THE_END, sorted_pairs
 from sohes_kernels import merge_region_graph
 from sohes_kernels.region_merging.cpu import _merge, _raised, _unmerged, merge_graph_cpu
 
@@ -14,7 +14,7 @@ from sohes_kernels.region_merging.cpu import _merge, _raised, _unmerged, merge_g
 def test_bounds_change_the_speed_only(name, many, reach):
     features, edges = CASES[name]
     expected = merge_region_graph(features, edges, DOWN_TO_THE_END, backend="reference")
-    pairs = np.unique(np.sort(edges, axis=1), axis=0).reshape(-1, 2)
+    pairs = sorted_pairs(edges)
     sums, thresholds = features.astype(np.float32, order="C", copy=True), np.array(DOWN_TO_THE_END, dtype=np.float32)
     roots, merged, similarities = merge_graph_cpu(sums, pairs, thresholds, many=many, reach=reach)
     numbered = np.stack([np.unique(level, return_inverse=True)[1] for level in roots])
@@ -41,7 +41,7 @@ def live_edges(regions, halves):
 @pytest.mark.parametrize("name", ["uneven sizes", "uneven sizes, wide", "background", "smooth grid", "complete graph", "three hubs"])
 def test_a_key_is_the_cosine_or_above_it(name, many, reach):
     features, edges = CASES[name]
-    pairs = np.unique(np.sort(edges, axis=1), axis=0)
+    pairs = sorted_pairs(edges)
     bounds = 0
     for threshold in np.linspace(1, -1, 40, dtype=np.float32):
         sums = features.astype(np.float32, order="C", copy=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from ptx_machine import ORDERS, MachineError, Program, Race, UnknownInstructionError, execute
-from region_graphs import DOWN_TO_THE_END, background, nearby_edges, normal, random_edges, star, with_zeros
+from region_graphs import DOWN_TO_THE_END, background, nearby_edges, normal, random_edges, sorted_pairs, star, with_zeros
 from sohes_kernels import grid_edges, merge_region_graph
 from triton_support import compile_launches, needs_triton
 
@@ -45,10 +45,6 @@ CASES = {
     "small blocks": Case(80, [(normal(12, 17, 7) + 0.3, complete(17))], {"BLOCK_E": 128, "BLOCK_N": 4, "num_warps": 4}),
 }
 BEHIND_BARRIERS = ["tl.store(sums_ptr + a * C", "tl.store(norms_ptr + a, norm)", "tl.store(keys_ptr + edge, key", "best, bounds = _rescan("]
-
-
-def sorted_pairs(edges):
-    return np.unique(np.sort(edges, axis=1), axis=0)
 
 
 def launch(graphs, blocks):

@@ -7,7 +7,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from region_graphs import CASES, DOWN_TO_THE_END, background, normal, smooth
+from region_graphs import CASES, DOWN_TO_THE_END, background, normal, smooth, sorted_pairs
 from sohes_kernels import grid_edges, merge_region_graph, merge_region_graphs, merge_regions
 from triton_support import SHARED_BYTES, compile_launches, needs_gpu, needs_triton, run_interpreted
 
@@ -60,7 +60,7 @@ def launched(features, edges, thresholds, device, **parameters):
     """Merge one graph by the launcher itself, with parameters that the dispatch does not have."""
     from sohes_kernels.region_merging.triton_kernel import merge_graphs_triton
 
-    edges = np.unique(np.sort(edges, axis=1), axis=0).reshape(-1, 2)
+    edges = sorted_pairs(edges)
     sums = torch.tensor(features, dtype=torch.float32, device=device).contiguous()
     pairs = torch.tensor(edges[:, 0] << 16 | edges[:, 1], dtype=torch.int32, device=device)
     starts = [torch.tensor([0, len(array)], device=device) for array in (features, edges)]

@@ -13,11 +13,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sohes_kernels.dispatch import can_always_run, choose_backend
+
 __all__ = ["Backend", "Packed", "mask_areas", "mask_intersections", "pack_masks", "unpack_masks"]
 
 Packed: TypeAlias = NDArray[np.uint64]
 Backend = Literal["auto", "cpu", "reference"]
-_BACKENDS = ("auto", "cpu", "reference")
 
 
 def pack_masks(masks: NDArray[np.bool_]) -> Packed:
@@ -72,13 +73,12 @@ def mask_intersections(a: Packed, b: Packed | None = None, *, backend: Backend =
     Raises:
         ValueError: if an array is not uint64 [N, W], the numbers of words differ or the backend is unknown.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
+    chosen = choose_backend("mask_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False)
     for packed in (a,) if b is None else (a, b):
         _check_packed(packed)
     if b is not None and a.shape[1] != b.shape[1]:
         raise ValueError(f"masks of {a.shape[1]} and {b.shape[1]} words cover different images")
-    if backend == "reference":
+    if chosen == "reference":
         from sohes_kernels.mask_intersection.reference import mask_intersections_reference
 
         return mask_intersections_reference(a, a if b is None else b)

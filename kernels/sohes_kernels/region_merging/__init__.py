@@ -168,8 +168,7 @@ def _grids_by_triton(features: Tensor | Floats, thresholds: Sequence[float]) -> 
 
     channels, height, width = features.shape[-3:]
     levels = _checked_thresholds(thresholds)
-    is_array = isinstance(features, np.ndarray)
-    if isinstance(features, np.ndarray):
+    if is_array := isinstance(features, np.ndarray):
         with np.errstate(over="ignore"):
             given, device = torch.from_numpy(features.astype(np.float32)), _device_of_arrays()
     else:
@@ -197,9 +196,10 @@ def _triton_obstacle(shapes: Sequence[tuple[int, ...]], device: torch.device | N
         return reason
     from sohes_kernels.region_merging.triton_kernel import MAX_CHANNELS, MAX_REGIONS
 
-    if len(numbers := {shape[1] for shape in shapes if len(shape) == 2}) > 1:
+    sizes = [(shape[0], shape[1]) for shape in shapes if len(shape) == 2]  # others are refused later, on every backend
+    if len(numbers := {channels for _, channels in sizes}) > 1:
         return f"it takes graphs of one number of channels, not of {', '.join(map(str, sorted(numbers)))}"
-    for n_regions, channels in (shape for shape in shapes if len(shape) == 2):
+    for n_regions, channels in sizes:
         if n_regions > MAX_REGIONS or channels > MAX_CHANNELS:
             return f"it takes up to {MAX_REGIONS:,} regions of {MAX_CHANNELS:,} channels, not {n_regions:,} of {channels:,}"
     return ""

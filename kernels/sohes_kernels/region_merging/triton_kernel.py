@@ -71,14 +71,20 @@ def _ends(pair):
 
 
 @triton.jit
-def _inner_products(x_ptr, y_ptr, rows_x, rows_y, mask, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
-    """<x[rows_x[n]], y[rows_y[n]]>, float64 [BLOCK_N]; one row in `rows_x` serves all."""
+def _pair_of(x, y):
+    """Two regions as the pair that joins them."""
+    return (tl.minimum(x, y) << 16) | tl.maximum(x, y)
+
+
+@triton.jit
+def _inner_products(sums_ptr, rows_x, rows_y, mask, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
+    """<sums[rows_x[n]], sums[rows_y[n]]>, float64 [BLOCK_N]; one row in `rows_x` serves all."""
     products = tl.zeros((BLOCK_N, BLOCK_C), tl.float64)
     for start in tl.static_range(0, C, BLOCK_C):
         offs_c = start + tl.arange(0, BLOCK_C)
         mask_c = (offs_c < C)[None, :]
-        x = tl.load(x_ptr + rows_x[:, None] * C + offs_c[None, :], mask=mask_c, other=0.0)
-        y = tl.load(y_ptr + rows_y[:, None] * C + offs_c[None, :], mask=mask[:, None] & mask_c, other=0.0)
+        x = tl.load(sums_ptr + rows_x[:, None] * C + offs_c[None, :], mask=mask_c, other=0.0)
+        y = tl.load(sums_ptr + rows_y[:, None] * C + offs_c[None, :], mask=mask[:, None] & mask_c, other=0.0)
         products += x.to(tl.float64) * y.to(tl.float64)
     return tl.sum(products, 1)
 
@@ -104,7 +110,7 @@ def _norms_kernel(sums_ptr, norms_ptr, n_rows, C: tl.constexpr, BLOCK_N: tl.cons
     offs_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = offs_n < n_rows
     rows = tl.where(mask_n, offs_n, 0)
-    tl.store(norms_ptr + offs_n, tl.sqrt(_inner_products(sums_ptr, sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)), mask=mask_n)
+    tl.store(norms_ptr + offs_n, tl.sqrt(_inner_products(sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)), mask=mask_n)
 
 
 @triton.jit(do_not_specialize=["n_blocks"])
@@ -119,9 +125,22 @@ def _measure_kernel(
     mask_e = offs_e < tl.load(edge_starts_ptr + image + 1)
     low, high = _ends(tl.load(pairs_ptr + offs_e, mask=mask_e, other=0))
     sums_ptr += row_start * C
-    product = _inner_products(sums_ptr, sums_ptr, low, high, mask_e, C, BLOCK_N, BLOCK_C)
+    product = _inner_products(sums_ptr, low, high, mask_e, C, BLOCK_N, BLOCK_C)
     norms = tl.load(norms_ptr + row_start + low) * tl.load(norms_ptr + row_start + high)
     tl.store(keys_ptr + offs_e, _cosine(product, norms), mask=mask_e)
+
+
+@triton.jit
+def _leaders(best, bounds, key, pair, offs_e):
+    """The best measured edge and the largest bound so far at each place of a block, after one more block."""
+    best = tl.maximum(best, tl.where(pair >= 0, _packed(key, pair ^ _DEAD_PAIR), _NOTHING))
+    return best, tl.maximum(bounds, tl.where(pair < 0, _packed(key, offs_e), _NOTHING))
+
+
+@triton.jit
+def _largest(bounds, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The largest of each of BLOCK_N shares of the bounds."""
+    return tl.max(tl.reshape(bounds, (BLOCK_N, BLOCK_E // BLOCK_N)), 1)
 
 
 @triton.jit
@@ -160,14 +179,13 @@ def _scan(
             tl.store(marks_ptr + neighbor, merge + tl.zeros_like(neighbor), mask=is_of_larger)
             tl.store(list_ptr + n_listed + tl.cumsum(taken, 0) - taken, offs_e, mask=is_listed)
             n_listed += n_touched & 0xFFFF
-            renamed = (tl.minimum(a, neighbor) << 16) | tl.maximum(a, neighbor) | _BOUND
+            renamed = _pair_of(a, neighbor) | _BOUND
             pair = tl.where(is_raised, renamed, tl.where(is_touched, _DEAD_PAIR, pair))
             key = tl.where(is_raised, _raised(key, cosine, sine), tl.where(is_touched, _DEAD_KEY, key))
             tl.store(pairs_ptr + offs_e, pair, mask=is_raised | is_between)
             tl.store(keys_ptr + offs_e, key, mask=is_raised | is_between)
-        best = tl.maximum(best, tl.where(pair >= 0, _packed(key, pair ^ _DEAD_PAIR), _NOTHING))
-        bounds = tl.maximum(bounds, tl.where(pair < 0, _packed(key, offs_e), _NOTHING))
-    return n_listed, tl.max(best, 0), tl.max(tl.reshape(bounds, (BLOCK_N, BLOCK_E // BLOCK_N)), 1)
+        best, bounds = _leaders(best, bounds, key, pair, offs_e)
+    return n_listed, tl.max(best, 0), _largest(bounds, BLOCK_E, BLOCK_N)
 
 
 @triton.jit
@@ -180,9 +198,8 @@ def _rescan(pairs_ptr, keys_ptr, n_edges, BLOCK_E: tl.constexpr, BLOCK_N: tl.con
         mask_e = offs_e < n_edges
         pair = tl.load(pairs_ptr + offs_e, mask=mask_e, other=_DEAD_PAIR)
         key = tl.load(keys_ptr + offs_e, mask=mask_e, other=_DEAD_KEY)
-        best = tl.maximum(best, tl.where(pair >= 0, _packed(key, pair ^ _DEAD_PAIR), _NOTHING))
-        bounds = tl.maximum(bounds, tl.where(pair < 0, _packed(key, offs_e), _NOTHING))
-    return tl.max(best, 0), tl.max(tl.reshape(bounds, (BLOCK_N, BLOCK_E // BLOCK_N)), 1)
+        best, bounds = _leaders(best, bounds, key, pair, offs_e)
+    return tl.max(best, 0), _largest(bounds, BLOCK_E, BLOCK_N)
 
 
 @triton.jit
@@ -204,10 +221,10 @@ def _measure_listed(
         neighbor = tl.where(mask_n, tl.where((low == a) | (low == b), high, low), 0)
         is_marked = tl.load(marks_ptr + neighbor, mask=mask_n, other=_NO_MERGE) == merge
         is_alive = mask_n & ((low == larger) | (high == larger) | (is_marked == 0))
-        product = _inner_products(sums_ptr, sums_ptr, a + tl.zeros((1,), tl.int32), neighbor, is_alive, C, BLOCK_N, BLOCK_C)
+        product = _inner_products(sums_ptr, a + tl.zeros((1,), tl.int32), neighbor, is_alive, C, BLOCK_N, BLOCK_C)
         key = _cosine(product, norm * tl.load(norms_ptr + neighbor, mask=is_alive, other=0.0))
         key = tl.where(is_alive, key, _DEAD_KEY)
-        pair = tl.where(is_alive, (tl.minimum(a, neighbor) << 16) | tl.maximum(a, neighbor), _DEAD_PAIR)
+        pair = tl.where(is_alive, _pair_of(a, neighbor), _DEAD_PAIR)
         tl.debug_barrier()  # every warp may have read what one writes
         tl.store(keys_ptr + edge, key, mask=mask_n)
         tl.store(pairs_ptr + edge, pair, mask=mask_n)
@@ -223,7 +240,7 @@ def _measure_bounds(sums_ptr, norms_ptr, pairs_ptr, keys_ptr, bounds, best, C: t
     edge = tl.where(mask_n, bounds & 0xFFFFFFFF, 0).to(tl.int32)
     pair = tl.load(pairs_ptr + edge, mask=mask_n, other=0) & _DEAD_PAIR
     low, high = _ends(pair)
-    product = _inner_products(sums_ptr, sums_ptr, low, high, mask_n, C, BLOCK_N, BLOCK_C)
+    product = _inner_products(sums_ptr, low, high, mask_n, C, BLOCK_N, BLOCK_C)
     key = _cosine(product, tl.load(norms_ptr + low) * tl.load(norms_ptr + high))
     tl.debug_barrier()
     tl.store(keys_ptr + edge, key, mask=mask_n)

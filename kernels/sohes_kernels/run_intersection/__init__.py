@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from sohes_kernels.dispatch import can_always_run, choose_backend
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -21,7 +23,6 @@ __all__ = ["MOST_PIXELS", "RunBackend", "RunMasks", "run_intersections"]
 RunBackend = Literal["auto", "cpu", "reference"]
 MOST_PIXELS = 2**31 - 1
 """Of one image, so that pixels can be counted in 32 bits."""
-_BACKENDS = ("auto", "cpu", "reference")
 
 
 @dataclass(frozen=True)
@@ -100,11 +101,10 @@ def run_intersections(a: RunMasks, b: RunMasks, *, backend: RunBackend = "auto")
     Raises:
         ValueError: if the masks are of images of different sizes, or the backend is unknown.
     """
-    if backend not in _BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(_BACKENDS)}, not {backend!r}")
+    chosen = choose_backend("run_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False)
     if (a.height, a.width) != (b.height, b.width):
         raise ValueError(f"masks of {a.height} x {a.width} and of {b.height} x {b.width} pixels belong to different images")
-    if backend == "reference":
+    if chosen == "reference":
         from sohes_kernels.run_intersection.reference import run_intersections_reference
 
         return run_intersections_reference(a, b)
