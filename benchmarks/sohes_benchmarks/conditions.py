@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -38,6 +39,7 @@ def conditions(device: str = "cpu") -> dict[str, object]:
     }
 
 
+@cache
 def device_name(device: str) -> str:
     """What the maker calls the processor ("cpu") or the current GPU ("cuda")."""
     if device == "cuda":
@@ -52,6 +54,7 @@ def device_name(device: str) -> str:
     return platform.processor() or platform.machine()
 
 
+@cache
 def package_version(name: str) -> str:
     """The version of an installed package, or an empty string."""
     try:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from sohes_kernels.dispatch import triton_obstacle
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
     Operation = Callable[..., Tensor]
 
-__all__ = ["BACKWARD", "FORWARD", "compile_obstacle", "compiled", "differentiable_workload", "host_obstacle", "kernel_obstacle"]
+__all__ = ["BACKWARD", "FORWARD", "compile_obstacle", "compiled", "differentiable_workload", "host_obstacle", "kernel_obstacle", "warmed"]
 
+Result = TypeVar("Result")
 FORWARD, BACKWARD = "forward", "forward+backward"
 _COMPILED_CALLS = 3  # before a compiled function is timed
 
@@ -59,7 +60,7 @@ def differentiable_workload(
     on = plan.device
     providers = (
         Provider("reference", lambda: _pass(reference, inputs, case.mode), device=on),
-        Provider("torch.compile", lambda: _pass(compiled(reference), inputs, case.mode, _COMPILED_CALLS), compile_obstacle(plan), on),
+        Provider("torch.compile", lambda: warmed(_pass(compiled(reference), inputs, case.mode)), compile_obstacle(plan), on),
         *(
             Provider(name, lambda operation=operation: _pass(operation, inputs, case.mode), obstacle, on)  # type: ignore[misc]
             for name, (obstacle, operation) in backends.items()
@@ -77,7 +78,7 @@ def differentiable_workload(
     )
 
 
-def _pass(operation: Operation, inputs: Mapping[str, Tensor], mode: str, warm_up: int = 0) -> Callable[[], dict[str, Tensor]]:
+def _pass(operation: Operation, inputs: Mapping[str, Tensor], mode: str) -> Callable[[], dict[str, Tensor]]:
     """A call that returns the output, and in the backward mode the gradient of each input, by name."""
     if mode == FORWARD:
 
@@ -85,22 +86,18 @@ def _pass(operation: Operation, inputs: Mapping[str, Tensor], mode: str, warm_up
             with torch.no_grad():
                 return {"output": operation(*inputs.values())}
 
-        call = forward
-    else:
-        leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
-        upstream: list[Tensor] = []
+        return forward
+    leaves = {name: tensor.detach().requires_grad_() for name, tensor in inputs.items()}
+    upstream: list[Tensor] = []
 
-        def forward_and_backward() -> dict[str, Tensor]:
-            output = operation(*leaves.values())
-            if not upstream:
-                upstream.append(_upstream(output))
-            gradients = torch.autograd.grad(output, list(leaves.values()), upstream[0])
-            return {"output": output.detach(), **{f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}}
+    def forward_and_backward() -> dict[str, Tensor]:
+        output = operation(*leaves.values())
+        if not upstream:
+            upstream.append(_upstream(output))
+        gradients = torch.autograd.grad(output, list(leaves.values()), upstream[0])
+        return {"output": output.detach(), **{f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}}
 
-        call = forward_and_backward
-    for _ in range(warm_up):
-        call()
-    return call
+    return forward_and_backward
 
 
 def _upstream(output: Tensor) -> Tensor:
@@ -125,6 +122,13 @@ def compiled(operation: Operation) -> Operation:
     torch.compiler.reset()
     result: Operation = torch.compile(operation, dynamic=False)
     return result
+
+
+def warmed(call: Callable[[], Result]) -> Callable[[], Result]:
+    """The call itself, after the first ones, which compile."""
+    for _ in range(_COMPILED_CALLS):
+        call()
+    return call
 
 
 def compile_obstacle(plan: Plan) -> str:

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import UsageError
+from sohes_cli.outputs import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
 
     from sohes_benchmarks.rows import Results
 
-__all__ = ["FIGURE_SUFFIXES", "RESULTS_SUFFIXES", "as_text", "check_output", "write_results"]
+__all__ = ["RESULTS_SUFFIXES", "as_text", "check_output", "write_results"]
 
-FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 RESULTS_SUFFIXES = (".json",)
 
 
@@ -31,13 +31,9 @@ def check_output(flag: str, path: Path, suffixes: Sequence[str]) -> None:
     Raises:
         UsageError: if the suffix is another, the path is a folder, or its folder is missing or takes no files.
     """
-    if path.suffix.lower() not in suffixes:
-        found = path.suffix or "of a file without suffix"
-        raise UsageError(f"{flag} {path}: the format {found!r} is not known.", f"Use {', '.join(suffixes)}.")
+    check_name(flag, path, suffixes, f"bench{suffixes[0]}")
     folder = path.absolute().parent
-    if os.path.isdir(path):  # noqa: PTH112 (a Path's method raises where the name is too long)
-        raise UsageError(f"{flag} {path} is a folder.", f"Name the file to write, such as bench{suffixes[0]}.")
-    if not os.path.isdir(folder):  # noqa: PTH112
+    if not os.path.isdir(folder):  # noqa: PTH112 (a Path's method raises where the name is too long)
         raise UsageError(f"{flag} {path}: there is no folder {folder}.", "Make it first, or name another one.")
     if not os.access(folder, os.W_OK) or (os.path.lexists(path) and not os.access(path, os.W_OK)):
         raise UsageError(f"{flag} {path}: nothing can be written there.", "Choose a folder that you may write to.")

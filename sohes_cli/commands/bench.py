@@ -48,11 +48,13 @@ def bench(
 
     Example: sohes bench --quick --out bench.json
     """
-    from sohes_benchmarks.outputs import FIGURE_SUFFIXES, RESULTS_SUFFIXES, check_output
+    from sohes_benchmarks.outputs import RESULTS_SUFFIXES, check_output
+
+    from sohes_cli.outputs import PICTURE_SUFFIXES
 
     chosen = _checked_names(names or ())
     _check_threads(threads)
-    for flag, path, suffixes in (("--out", out, RESULTS_SUFFIXES), ("--figure", figure, FIGURE_SUFFIXES)):
+    for flag, path, suffixes in (("--out", out, RESULTS_SUFFIXES), ("--figure", figure, PICTURE_SUFFIXES)):
         if path is not None:
             check_output(flag, path, suffixes)
     resolved = _resolved_device(device)

@@ -14,6 +14,7 @@ import numpy as np
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.evaluation.image_scores import LARGEST_RANK
 from sohes_cli.evaluation.published import check_published, published_ar, published_dataset
+from sohes_cli.outputs import PICTURE_SUFFIXES, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_plot", "draw_plot"]
 
-_FORMATS = (".png", ".svg", ".pdf")
 _SIZES = (("all", "ar_1000"), ("small\n< 32²", "ar_small"), ("medium\n32² - 96²", "ar_medium"), ("large\n> 96²", "ar_large"))
 _INK, _FAINT = "#222222", "#d9d9d9"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito, told apart by everyone
@@ -38,14 +38,9 @@ def check_plot(path: Path, published: str | None) -> None:
         UsageError: if the format is unknown, the path is a folder or in one that takes no files, or no published scores are known for
             the data set.
     """
-    if path.suffix.lower() not in _FORMATS:
-        raise UsageError(
-            f"--plot {path}: the format {path.suffix or 'of a file without suffix'!r} is not known.", f"Use {', '.join(_FORMATS)}."
-        )
-    if os.path.isdir(path):  # noqa: PTH112 (a Path's method raises where the name is too long)
-        raise UsageError(f"--plot {path} is a folder.", "Name the file to write, such as ar.png.")
+    check_name("--plot", path, PICTURE_SUFFIXES, "ar.png")
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):  # noqa: PTH112
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):  # noqa: PTH112 (a Path's method raises where the name is too long)
         raise UsageError(f"--plot {path}: nothing can be written in {folder}.", "Choose a folder that you may write to.")
     if published is not None:
         check_published(published)

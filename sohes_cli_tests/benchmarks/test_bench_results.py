@@ -13,12 +13,13 @@ from bench_cases import ABSENT, BROKEN, FAST, QUICK, RIGHT, WRONG, benchmark, sq
 from rich.console import Console
 from sohes_benchmarks.conditions import conditions
 from sohes_benchmarks.figure import draw_figure
-from sohes_benchmarks.outputs import FIGURE_SUFFIXES, as_text, check_output, write_results
+from sohes_benchmarks.outputs import as_text, check_output, write_results
 from sohes_benchmarks.report import notes, print_report, shown_ratio
 from sohes_benchmarks.rows import Results, Row
 from sohes_benchmarks.suite import empty_results, run_suite
 
 from sohes_cli.errors import StoreError, UsageError
+from sohes_cli.outputs import PICTURE_SUFFIXES
 
 EVIDENCE = {"op", "case", "provider", "mode", "dtype", "shapes", "median_ms", "p20_ms", "p80_ms", "peak_memory_bytes", "device", "torch"}
 EVIDENCE |= {"triton", "commit"}
@@ -101,7 +102,7 @@ def test_ratios_are_shown_to_two_digits_or_whole(ratio: float | None, shown: str
     assert shown_ratio(row) == shown
 
 
-@pytest.mark.parametrize("suffix", FIGURE_SUFFIXES)
+@pytest.mark.parametrize("suffix", PICTURE_SUFFIXES)
 def test_the_picture_is_written(results: Results, tmp_path, suffix: str) -> None:
     path = tmp_path / f"bench{suffix}"
     draw_figure(path, results)
@@ -123,13 +124,13 @@ def test_the_picture_names_operations_cases_and_conditions(results: Results, tmp
 
 
 def test_files_that_cannot_be_written_are_refused(results: Results, tmp_path) -> None:
-    check_output("--figure", tmp_path / "a.PNG", FIGURE_SUFFIXES)
+    check_output("--figure", tmp_path / "a.PNG", PICTURE_SUFFIXES)
     for path, reason in [(tmp_path / "a.gif", "format"), (tmp_path / "a", "format"), (tmp_path / "no" / "a.png", "no folder")]:
         with pytest.raises(UsageError, match=reason):
-            check_output("--figure", path, FIGURE_SUFFIXES)
+            check_output("--figure", path, PICTURE_SUFFIXES)
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(UsageError, match="is a folder"):
-        check_output("--figure", tmp_path / "folder.png", FIGURE_SUFFIXES)
+        check_output("--figure", tmp_path / "folder.png", PICTURE_SUFFIXES)
     write_results(tmp_path / "a.json", results)
     assert Results.from_json(json.loads((tmp_path / "a.json").read_text())).conditions == results.conditions
 

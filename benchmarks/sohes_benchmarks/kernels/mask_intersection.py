@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sohes_kernels import mask_areas, mask_intersections, pack_masks
 
-from sohes_benchmarks.differentiable import compile_obstacle, compiled
+from sohes_benchmarks.differentiable import compile_obstacle, compiled, warmed
 from sohes_benchmarks.ellipses import coco_rles, ellipse_masks, intersections_of_ious
 from sohes_benchmarks.rows import Case
 from sohes_benchmarks.workload import Benchmark, Provider, Workload
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["BENCHMARK", "shared_pixels"]
 
 _REFERENCE_COPIES = 4  # float64 or int64 matrices of all pixels that the reference holds at its peak
-_COMPILED_CALLS = 3
 
 
 def _cases(plan: Plan) -> list[Case]:
@@ -49,9 +48,7 @@ def _workload(case: Case, plan: Plan) -> Workload:
 
     def compile_product() -> Callable[[], Tensor]:
         product = compiled(shared_pixels)
-        for _ in range(_COMPILED_CALLS):
-            product(words)
-        return lambda: product(words)
+        return warmed(lambda: product(words))
 
     providers = (
         Provider("reference", lambda: lambda: mask_intersections(packed, backend="reference"), _memory_obstacle(64 * packed.size)),
