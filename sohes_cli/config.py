@@ -19,12 +19,13 @@ from sohes_cli.errors import ConfigError, nearest
 if typing.TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PRESETS", "ExploreConfig", "explore_config", "to_plain"]
+__all__ = ["PRESETS", "ExploreConfig", "explore_config", "from_plain", "require", "resolve", "to_plain"]
 
 T = TypeVar("T")
 
 
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+def require(condition: bool, name: str, value: object, allowed: str) -> None:
+    """Raise ConfigError, which names the setting, its value and what is allowed, unless the condition holds."""
     if not condition:
         raise ConfigError(f"{name} must be {allowed}, not {value!r}.", f"Change --set {name}=..., the flag or the TOML file.")
 
@@ -34,21 +35,27 @@ class FeaturesConfig:
     """What the backbone sees.
 
     Args:
-        backbone: `color-texture` (embedded) or the timm name of a ViT.
+        backbone: `color-texture` (embedded), a folder or file of `sohes pretrain`, or the timm name of a ViT.
         weights: a local weights file, or `random`; empty for the embedded ones or timm's cache.
         image_size: square root of the number of pixels given to the backbone; the aspect is kept.
         precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU and fp32 on a CPU.
+        color_share: of a backbone of `sohes pretrain`: the share of the histograms of `color-texture` in the cosine.
+        vit_scale: of such a backbone: the side of the image that its ViT sees, over `image_size`.
     """
 
     backbone: str = "color-texture"
     weights: str = ""
     image_size: int = 480
     precision: str = "auto"
+    color_share: float = 0.7
+    vit_scale: float = 0.6667
 
     def __post_init__(self) -> None:
-        _require(bool(self.backbone), "features.backbone", self.backbone, "the name of a backbone")
-        _require(16 <= self.image_size <= 8192, "features.image_size", self.image_size, "pixels from 16 to 8192")
-        _require(self.precision in ("auto", "fp32", "bf16"), "features.precision", self.precision, "auto, fp32 or bf16")
+        require(bool(self.backbone), "features.backbone", self.backbone, "the name of a backbone")
+        require(16 <= self.image_size <= 8192, "features.image_size", self.image_size, "pixels from 16 to 8192")
+        require(self.precision in ("auto", "fp32", "bf16"), "features.precision", self.precision, "auto, fp32 or bf16")
+        require(0 <= self.color_share <= 1, "features.color_share", self.color_share, "a share in [0, 1]")
+        require(0.1 <= self.vit_scale <= 4, "features.vit_scale", self.vit_scale, "from 0.1 to 4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +76,10 @@ class UnitsConfig:
     superpixel_area_px: int = 20
 
     def __post_init__(self) -> None:
-        _require(self.kind in ("superpixels", "patches"), "units.kind", self.kind, "superpixels or patches")
-        _require(16 <= self.working_size <= 8192, "units.working_size", self.working_size, "pixels from 16 to 8192")
-        _require(0 < self.superpixel_scale < math.inf, "units.superpixel_scale", self.superpixel_scale, "above 0")
-        _require(self.superpixel_area_px >= 1, "units.superpixel_area_px", self.superpixel_area_px, "at least 1")
+        require(self.kind in ("superpixels", "patches"), "units.kind", self.kind, "superpixels or patches")
+        require(16 <= self.working_size <= 8192, "units.working_size", self.working_size, "pixels from 16 to 8192")
+        require(0 < self.superpixel_scale < math.inf, "units.superpixel_scale", self.superpixel_scale, "above 0")
+        require(self.superpixel_area_px >= 1, "units.superpixel_area_px", self.superpixel_area_px, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,15 +106,15 @@ class MergingConfig:
     def __post_init__(self) -> None:
         known = ("features", "boundaries", "both")
         distinct = len(set(self.affinities)) == len(self.affinities) > 0
-        _require(distinct and set(self.affinities) <= set(known), "merging.affinities", self.affinities, f"some of {', '.join(known)}")
+        require(distinct and set(self.affinities) <= set(known), "merging.affinities", self.affinities, f"some of {', '.join(known)}")
         decreasing = all(a > b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
         in_range = all(-1 <= t <= 1 for t in self.thresholds)
-        _require(decreasing and in_range, "merging.thresholds", self.thresholds, "similarities in [-1, 1], strictly decreasing")
-        _require(0 <= self.boundary_weight < math.inf, "merging.boundary_weight", self.boundary_weight, "at least 0")
+        require(decreasing and in_range, "merging.thresholds", self.thresholds, "similarities in [-1, 1], strictly decreasing")
+        require(0 <= self.boundary_weight < math.inf, "merging.boundary_weight", self.boundary_weight, "at least 0")
         positive = len(self.diffusion_times) > 0 and all(0 < t < math.inf for t in self.diffusion_times)
-        _require(positive, "merging.diffusion_times", self.diffusion_times, "one or more times above 0")
-        _require(self.eigenvectors >= 1, "merging.eigenvectors", self.eigenvectors, "at least 1")
-        _require(0 < self.feature_power < math.inf, "merging.feature_power", self.feature_power, "above 0")
+        require(positive, "merging.diffusion_times", self.diffusion_times, "one or more times above 0")
+        require(self.eigenvectors >= 1, "merging.eigenvectors", self.eigenvectors, "at least 1")
+        require(0 < self.feature_power < math.inf, "merging.feature_power", self.feature_power, "above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,11 +138,11 @@ class ReclusteringConfig:
     max_crops: int = 64
 
     def __post_init__(self) -> None:
-        _require(0 < self.max_area <= 1, "reclustering.max_area", self.max_area, "a share in (0, 1]")
-        _require(1 <= self.context <= 100, "reclustering.context", self.context, "from 1 to 100")
-        _require(32 <= self.crop_size <= 4096, "reclustering.crop_size", self.crop_size, "pixels from 32 to 4096")
-        _require(0 < self.min_inside <= 1, "reclustering.min_inside", self.min_inside, "a share in (0, 1]")
-        _require(self.max_crops >= 1, "reclustering.max_crops", self.max_crops, "at least 1")
+        require(0 < self.max_area <= 1, "reclustering.max_area", self.max_area, "a share in (0, 1]")
+        require(1 <= self.context <= 100, "reclustering.context", self.context, "from 1 to 100")
+        require(32 <= self.crop_size <= 4096, "reclustering.crop_size", self.crop_size, "pixels from 32 to 4096")
+        require(0 < self.min_inside <= 1, "reclustering.min_inside", self.min_inside, "a share in (0, 1]")
+        require(self.max_crops >= 1, "reclustering.max_crops", self.max_crops, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +165,11 @@ class PoolingConfig:
     area_exponent: float = 0.6
 
     def __post_init__(self) -> None:
-        _require(0 < self.max_area <= 1, "pooling.max_area", self.max_area, "a share in (0, 1]")
-        _require(self.min_area_px >= 1, "pooling.min_area_px", self.min_area_px, "at least 1")
-        _require(0 < self.nms_iou <= 1, "pooling.nms_iou", self.nms_iou, "an IoU in (0, 1]")
-        _require(1 <= self.max_masks <= 10000, "pooling.max_masks", self.max_masks, "from 1 to 10000")
-        _require(0 <= self.area_exponent <= 4, "pooling.area_exponent", self.area_exponent, "from 0 to 4")
+        require(0 < self.max_area <= 1, "pooling.max_area", self.max_area, "a share in (0, 1]")
+        require(self.min_area_px >= 1, "pooling.min_area_px", self.min_area_px, "at least 1")
+        require(0 < self.nms_iou <= 1, "pooling.nms_iou", self.nms_iou, "an IoU in (0, 1]")
+        require(1 <= self.max_masks <= 10000, "pooling.max_masks", self.max_masks, "from 1 to 10000")
+        require(0 <= self.area_exponent <= 4, "pooling.area_exponent", self.area_exponent, "from 0 to 4")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +188,8 @@ class RefinementConfig:
 
     def __post_init__(self) -> None:
         methods = ("none", "guided", "superpixels", "crf", "cascadepsp")
-        _require(self.method in methods, "refinement.method", self.method, f"one of {', '.join(methods)}")
-        _require(0 <= self.min_iou <= 1, "refinement.min_iou", self.min_iou, "an IoU in [0, 1]")
+        require(self.method in methods, "refinement.method", self.method, f"one of {', '.join(methods)}")
+        require(0 <= self.min_iou <= 1, "refinement.min_iou", self.min_iou, "an IoU in [0, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +203,7 @@ class HierarchyConfig:
     cover: float = 0.9
 
     def __post_init__(self) -> None:
-        _require(0.5 < self.cover <= 1, "hierarchy.cover", self.cover, "a share in (0.5, 1]")
+        require(0.5 < self.cover <= 1, "hierarchy.cover", self.cover, "a share in (0.5, 1]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,27 +236,50 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def explore_config(
     preset: str = "default", file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
 ) -> ExploreConfig:
-    """Resolve the settings of `sohes explore`.
+    """Resolve the settings of `sohes explore`; see `resolve`."""
+    return resolve(ExploreConfig, PRESETS, preset, file, assignments, flags)
+
+
+def resolve(
+    cls: type[T],
+    presets: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    preset: str,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+) -> T:
+    """Resolve the settings of a command.
 
     Args:
-        preset: a key of `PRESETS`.
-        file: a TOML file with tables named as the fields of `ExploreConfig`.
+        cls: the dataclass of settings, each field of it a group.
+        presets: named starting points, values by group and name.
+        preset: a key of `presets`.
+        file: a TOML file with tables named as the groups.
         assignments: `group.name=value` strings, the value in TOML notation (quotes around a word may be left out).
         flags: dotted names to values that a command's own flags gave.
 
     Raises:
         ConfigError: if a name is unknown or a value has the wrong type or range.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, not {preset!r}.{nearest(preset, PRESETS)}")
-    tree: dict[str, Any] = {group: dict(values) for group, values in PRESETS[preset].items()}
+    if preset not in presets:
+        raise ConfigError(f"--preset must be one of {', '.join(presets)}, not {preset!r}.{nearest(preset, presets)}")
+    tree: dict[str, Any] = {group: dict(values) for group, values in presets[preset].items()}
     if file is not None:
         _overlay(tree, _read_toml(file))
     for assignment in assignments:
         _overlay(tree, _parse_assignment(assignment))
     for name, value in (flags or {}).items():
         _overlay(tree, _nested(name, value))
-    return _build(ExploreConfig, tree, "")
+    return from_plain(cls, tree)
+
+
+def from_plain(cls: type[T], tree: Mapping[str, Any]) -> T:
+    """A config from what `to_plain` gave, or from a part of it; the rest keeps its defaults.
+
+    Raises:
+        ConfigError: if a name is unknown or a value has the wrong type or range.
+    """
+    return _build(cls, tree, "")
 
 
 def to_plain(config: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isqrt
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import cv2
 import numpy as np
@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE_SUFFIXES", "ImageListing", "Photograph", "list_images", "read_photograph", "reduced_size", "require_folder"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageListing",
+    "Photograph",
+    "decode_photograph",
+    "list_images",
+    "printable",
+    "read_photograph",
+    "reduced_size",
+    "require_folder",
+]
 
 _JPEG_SUFFIXES = {".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo"}
 _OTHER_SUFFIXES = {".apng", ".avif", ".bmp", ".dib", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -79,21 +89,25 @@ class Photograph:
     width: int
 
 
-def list_images(folder: Path) -> ImageListing:
+def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> ImageListing:
     """List the images of a folder and of all its sub-folders.
 
     Hidden files and folders (a leading dot) are passed over. Links are followed; a folder that can be reached in several ways is listed
     once, under its own name rather than a link's, so that loops end.
+
+    Args:
+        folder: the folder.
+        suffixes: those of the files that count as images, in lower case.
 
     Raises:
         UsageError: if `folder` is missing or is no folder.
         SohesError: if it may not be read, is empty or holds no image.
     """
     require_folder(folder)
-    survey = _Survey(folder)
+    survey = _Survey(folder, suffixes)
     survey.run()
     if not survey.names:
-        raise _no_image(folder, survey.ignored, survey.unreadable)
+        raise _no_image(survey)
     return ImageListing(tuple(sorted(survey.names)), survey.ignored, tuple(sorted(survey.unreadable)))
 
 
@@ -112,18 +126,21 @@ def read_photograph(path: Path, name: str, working_size: int) -> Photograph:
         ImageError: if the file is missing, empty, forbidden, damaged, no image, or larger than one gigapixel.
         ValueError: if `working_size` is less than 1.
     """
+    return decode_photograph(lambda: _open_content(path, name), name, working_size)
+
+
+def decode_photograph(open_file: Callable[[], BinaryIO], name: str, working_size: int) -> Photograph:
+    """Read one image as `read_photograph` does, from the binary file that `open_file` returns, whose errors become ImageErrors too."""
     if working_size < 1:
         raise ValueError(f"working_size must be at least 1, not {working_size}")
-    with _PILLOW, _image_errors(name):
-        _require_content(path, name)
-        with path.open("rb") as file, Image.open(file, formats=_available_formats()) as image:
-            full_width, full_height = image.size
-            _require_affordable(full_height, full_width, name)
-            height, width = reduced_size(full_height, full_width, working_size)
-            image.draft(image.mode, (2 * width, 2 * height))  # a JPEG decodes faster at 1/2, 1/4 or 1/8; twice the target keeps it sharp
-            image.load()
-            orientation = _orientation(image, name)
-            pixels = _turn(_reduce(image, height, width), orientation)
+    with _PILLOW, _image_errors(name), open_file() as file, Image.open(file, formats=_available_formats()) as image:
+        full_width, full_height = image.size
+        _require_affordable(full_height, full_width, name)
+        height, width = reduced_size(full_height, full_width, working_size)
+        image.draft(image.mode, (2 * width, 2 * height))  # a JPEG decodes faster at 1/2, 1/4 or 1/8; twice the target keeps it sharp
+        image.load()
+        orientation = _orientation(image, name)
+        pixels = _turn(_reduce(image, height, width), orientation)
     if orientation >= 5:
         full_height, full_width = full_width, full_height
     return Photograph(name, pixels, full_height, full_width)
@@ -147,6 +164,7 @@ class _Survey:
     """One walk over a folder tree: real folders first, then the links to folders in code point order."""
 
     root: Path
+    suffixes: frozenset[str]
     names: list[str] = field(default_factory=list)
     ignored: int = 0
     unreadable: list[tuple[str, str]] = field(default_factory=list)
@@ -176,12 +194,12 @@ class _Survey:
         try:
             is_folder, is_link, is_file = entry.is_dir(), entry.is_symlink(), entry.is_file()
         except OSError as error:
-            self.unreadable.append((_printable(name), _reason(error)))
+            self.unreadable.append((printable(name), _reason(error)))
             return
-        if not is_folder and os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:  # noqa: PTH122 (a Path per file costs seconds)
+        if not is_folder and os.path.splitext(name)[1].lower() not in self.suffixes:  # noqa: PTH122 (a Path per file costs seconds)
             self.ignored += 1
-        elif name != _printable(name):
-            self.unreadable.append((_printable(name), "its name is not valid UTF-8"))
+        elif name != printable(name):
+            self.unreadable.append((printable(name), "its name is not valid UTF-8"))
         elif is_folder and is_link:
             heapq.heappush(self.links, name)
         elif is_folder:
@@ -202,22 +220,23 @@ def require_folder(folder: Path) -> None:
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        raise UsageError(f"The image folder {_printable(folder)} does not exist.", "Name a folder of photographs.") from None
+        raise UsageError(f"The image folder {printable(folder)} does not exist.", "Name a folder of photographs.") from None
     except NotADirectoryError:
-        raise UsageError(f"{_printable(folder)} is not a folder.", "Name the folder that holds the photographs.") from None
+        raise UsageError(f"{printable(folder)} is not a folder.", "Name the folder that holds the photographs.") from None
     except OSError as error:
-        message = f"The image folder {_printable(folder)} may not be read: {_reason(error)}."
+        message = f"The image folder {printable(folder)} may not be read: {_reason(error)}."
         raise SohesError(message, "Grant read and search permission on it, or name another folder.") from error
 
 
-def _no_image(folder: Path, ignored: int, unreadable: list[tuple[str, str]]) -> SohesError:
+def _no_image(survey: _Survey) -> SohesError:
+    folder, ignored, unreadable = survey.root, survey.ignored, survey.unreadable
     if not ignored and not unreadable:
-        return SohesError(f"The image folder {_printable(folder)} is empty.", "Put photographs into it; hidden files are passed over.")
+        return SohesError(f"The image folder {printable(folder)} is empty.", "Put photographs into it; hidden files are passed over.")
     seen = f"{ignored} other {'file was' if ignored == 1 else 'files were'} seen"
     if unreadable:
         seen += f" and {len(unreadable)} could not be read (first: {unreadable[0][0]}, {unreadable[0][1]})"
-    message = f"The image folder {_printable(folder)} holds no image; {seen}."
-    return SohesError(message, f"Allowed suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}.")
+    message = f"The image folder {printable(folder)} holds no image; {seen}."
+    return SohesError(message, f"Allowed suffixes are {', '.join(sorted(survey.suffixes))}.")
 
 
 class _QuietPillow:
@@ -292,7 +311,8 @@ def _reason(error: Exception) -> str:
     return text[0].lower() + text[1:]
 
 
-def _printable(name: object) -> str:
+def printable(name: object) -> str:
+    """The name with every byte that is not valid UTF-8 written as an escape, so that it can be printed and stored."""
     return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -301,12 +321,13 @@ def _available_formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]  # AVIF came with Pillow 11.3
 
 
-def _require_content(path: Path, name: str) -> None:
+def _open_content(path: Path, name: str) -> BinaryIO:
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"{name} is not a regular file.", _REPLACE)  # opening a pipe would wait forever
     if status.st_size == 0:
         raise ImageError(f"{name} is empty (0 bytes).", _REPLACE)
+    return path.open("rb")
 
 
 def _require_affordable(height: int, width: int, name: str) -> None:

@@ -24,9 +24,13 @@ class StopRequest:
     """Listens for Ctrl-C and SIGTERM inside a `with` block of the main thread.
 
     The first signal makes `is_set` true; a second one, unless it is an echo of the first, raises KeyboardInterrupt.
+
+    Args:
+        message: what to tell the user at the first signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "Stopping after the photographs in work; Ctrl-C again stops at once.") -> None:
+        self._message = message
         self._first: float | None = None
         self._before: list[Any] = []
 
@@ -47,6 +51,6 @@ class StopRequest:
         if self._first is None:
             self._first = now
             # a signal may arrive while Python writes to its own stderr, which does not take a second write at that moment
-            os.write(_STDERR, b"\nStopping after the photographs in work; Ctrl-C again stops at once.\n")
+            os.write(_STDERR, f"\n{self._message}\n".encode())
         elif now - self._first > _ECHO_S:
             raise KeyboardInterrupt

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sohes_cli.errors import SohesError, UsageError, WeightsError
-from sohes_cli.explore.weights import file_sha256, first_line, load_into, load_state_dict, state_sha256
+from sohes_cli.explore.weights import file_sha256, first_line, load_into, load_state_dict, state_sha256, torch_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,7 +78,7 @@ class VitBackbone:
         _check_name(name)
         self.name = name
         self.precision = precision
-        self.device = _device(device)
+        self.device = torch_device(device)
         self.model, kind, sha256 = _build(name, weights)
         self.identity = {"name": name, "weights": kind, "sha256": sha256}
         self.model.to(self.device).eval().requires_grad_(False)
@@ -234,10 +234,3 @@ def _unsupported(name: str) -> UsageError:
         f"The backbone {name!r} is not supported: only ViTs with patch tokens work, with square patches and pre-norm attention blocks.",
         "Name a plain ViT of timm, such as vit_base_patch8_224.dino.",
     )
-
-
-def _device(device: str) -> torch.device:
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"The device {device!r} is not available.", "Use cpu, or a device that torch lists, such as cuda:0.") from error

@@ -27,7 +27,7 @@ from sohes_cli.errors import UsageError, WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["file_sha256", "first_line", "load_into", "load_state_dict", "state_sha256"]
+__all__ = ["file_sha256", "first_line", "load_into", "load_state_dict", "state_sha256", "torch_device"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 _FORMATS = "a .safetensors file, or a .pth, .pt or .bin file that holds plain tensors"
@@ -116,6 +116,18 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def torch_device(device: str) -> torch.device:
+    """The device of that name, with its number.
+
+    Raises:
+        UsageError: if this machine has none.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"The device {device!r} is not available.", "Use cpu, or a device that torch lists, such as cuda:0.") from error
 
 
 def first_line(error: Exception) -> str:
