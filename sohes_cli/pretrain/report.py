@@ -1,0 +1,170 @@
+"""What `sohes pretrain` says: how it starts, its progress and its failures on stderr, and its end on stdout."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import typer
+from tqdm import tqdm
+
+from sohes_cli.errors import SohesError
+from sohes_cli.explore.distilled import BACKBONE_NAME
+from sohes_cli.explore.shards import is_launched_alone
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from sohes_cli.pretrain.training import Pretraining
+
+__all__ = ["Outcome", "Progress", "announce", "conclude", "print_outcome"]
+
+_SHOWN_FAILURES = 5
+
+
+@dataclass
+class Outcome:
+    """What a run did so far.
+
+    Args:
+        out: its folder.
+        photographs: how many there are, unreadable ones included.
+        steps: of the whole run.
+        batch_size: photographs a step.
+        done_before: steps that were done when it began.
+        done: steps that are done now.
+        saved: step of the newest checkpoint, 0 without any.
+        seconds: since it began.
+        numbers: those of the last step.
+        failed: messages of photographs that could not be read, each once, in the order in which they came.
+    """
+
+    out: Path
+    photographs: int
+    steps: int
+    batch_size: int
+    done_before: int = 0
+    done: int = 0
+    saved: int = 0
+    seconds: float = 0.0
+    numbers: dict[str, float] = field(default_factory=dict)
+    failed: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.done == self.steps
+
+    def add_failures(self, messages: list[str] | tuple[str, ...]) -> list[str]:
+        """Keep the messages, each once; those that are new."""
+        new = [message for message in dict.fromkeys(messages) if message not in self.failed]
+        self.failed |= dict.fromkeys(new)
+        return new
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome for other programs; a number that is not finite is null."""
+        return {
+            "run": str(self.out),
+            "photographs": self.photographs,
+            "steps": self.steps,
+            "done_before": self.done_before,
+            "done": self.done,
+            "saved": self.saved,
+            "interrupted": not self.finished,
+            "seconds": round(self.seconds, 3),
+            "numbers": {name: round(value, 6) if abs(value) < float("inf") else None for name, value in self.numbers.items()},
+            "failed": list(self.failed),
+        }
+
+
+class Progress:
+    """A bar on a terminal, and a line for every photograph that cannot be read.
+
+    Args:
+        outcome: of the run; each failure is added to it.
+        shown: whether this process shows the bar.
+    """
+
+    def __init__(self, outcome: Outcome, shown: bool) -> None:
+        self._outcome = outcome
+        size = outcome.batch_size
+        shown = shown and sys.stderr.isatty()
+        self._bar = tqdm(total=outcome.steps * size, initial=outcome.done * size, unit="img", disable=not shown, dynamic_ncols=True)
+
+    def step(self) -> None:
+        """Show that a step was taken."""
+        numbers = self._outcome.numbers
+        self._bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['learning_rate']:.1e}", refresh=False)
+        self._bar.update(self._outcome.batch_size)
+
+    def fail(self, messages: list[str] | tuple[str, ...]) -> None:
+        """Print why photographs could not be read, one line each and each once."""
+        for message in self._outcome.add_failures(messages):
+            self._bar.write(f"Failed: {_one_line(message)}", file=sys.stderr)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+        self._bar.close()
+
+
+def announce(training: Pretraining, outcome: Outcome) -> None:
+    """Print what is trained, where, on how many photographs and for how long."""
+    processes, device = training.accelerator.num_processes, training.accelerator.device.type
+    parameters = sum(p.numel() for p in training.teacher.vit.parameters())
+    where = f"{processes} process{'es' if processes > 1 else ''} on {device}, {training.precision}"
+    typer.echo(f"{training.config.model.name}, {parameters / 1e6:.1f} million parameters, patch {training.patch_size}; {where}.", err=True)
+    if is_launched_alone():
+        typer.echo("accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.", err=True)
+    done = f", {outcome.done} of them done before" if outcome.done else ""
+    typer.echo(f"{outcome.photographs} photographs, {outcome.steps} steps of {outcome.batch_size}{done}.", err=True)
+
+
+def print_outcome(outcome: Outcome, as_json: bool) -> None:
+    """Print the end of a run on stdout: one JSON object, or its last numbers and what to do next."""
+    if as_json:
+        typer.echo(json.dumps(outcome.to_json()))  # in ASCII, so that no locale can fail it
+        return
+    if outcome.numbers:
+        shown = ("loss", "feature_rank", "match_agreement", "images_per_second")
+        found = ", ".join(f"{name.replace('_', ' ')} {outcome.numbers[name]:.3g}" for name in shown if name in outcome.numbers)
+        typer.echo(f"Step {outcome.done} of {outcome.steps}: {found}.")
+    elif outcome.finished:
+        typer.echo(f"All {outcome.steps} steps of the run in {outcome.out} were done before.")
+    if outcome.finished:
+        typer.echo(f"The backbone is {outcome.out / BACKBONE_NAME}.")
+        typer.echo(f"Next: sohes explore IMAGES --backbone {shlex.quote(str(outcome.out))}")
+
+
+def conclude(outcome: Outcome) -> bool:
+    """Say how an unfinished run goes on.
+
+    Returns:
+        Whether the run is finished.
+
+    Raises:
+        SohesError: if it is, but photographs could not be read.
+    """
+    if not outcome.finished:
+        kept = "" if outcome.saved == outcome.done else f" the newest checkpoint is that of step {outcome.saved};" if outcome.saved else ""
+        again = "continue" if outcome.saved else "begin anew, for there is no checkpoint yet"
+        typer.echo(f"Stopped after step {outcome.done} of {outcome.steps};{kept} run the same command again to {again}.", err=True)
+        return False
+    if outcome.failed:
+        shown = "; ".join(_one_line(message) for message in list(outcome.failed)[:_SHOWN_FAILURES])
+        more = "; ..." if len(outcome.failed) > _SHOWN_FAILURES else ""
+        raise SohesError(
+            f"{len(outcome.failed)} of {outcome.photographs} photographs could not be read: {shown}{more}",
+            "The backbone was trained on the others.",
+        )
+    return True
+
+
+def _one_line(text: str) -> str:
+    """The text on one line: a file's name may hold line ends and commands to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
