@@ -23,7 +23,7 @@ def explore(
     preset: Annotated[str, typer.Option(help="Settings to start from: default (no download) or paper (DINO ViT-B/8).")] = "default",
     backbone: Annotated[
         str | None,
-        typer.Option(help="Feature extractor: color-texture, or any timm ViT, such as vit_base_patch8_224.dino.", show_default=False),
+        typer.Option(help="color-texture, a run of sohes pretrain, or any timm ViT, such as vit_base_patch8_224.dino."),
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights file of the ViT (.safetensors or .pth), or the word random.", show_default=False)

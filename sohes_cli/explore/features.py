@@ -1,4 +1,4 @@
-"""Step 0, features: an image -> one feature vector a patch, from an embedded descriptor or a frozen timm ViT.
+"""Step 0, features: an image -> one feature vector a patch, from an embedded descriptor, a backbone of `sohes pretrain` or a timm ViT.
 
 Source: Cao et al. 2024 start from a frozen DINO ViT; `color-texture` is ours and needs no training and no download.
 """
@@ -19,16 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sohes_cli.config import FeaturesConfig
+    from sohes_cli.explore.distilled import DistilledVit
     from sohes_cli.explore.vit import VitBackbone
 
-__all__ = ["EMBEDDED", "Backbone", "build_backbone", "patch_features", "unit_sums"]
+__all__ = ["BUNDLED", "EMBEDDED", "Backbone", "build_backbone", "patch_features", "unit_sums"]
 
 EMBEDDED = ("color-texture",)
 """Backbones that are part of the package and need no weights."""
 
+BUNDLED = "bundled"
+"""The backbone of `sohes pretrain` whose weights are part of the package, in a version that has one."""
+
 
 class Backbone(Protocol):
-    """What the steps need of a feature extractor; `ColorTexture` and `VitBackbone` are the two kinds."""
+    """What the steps need of a feature extractor; `ColorTexture`, `DistilledVit` and `VitBackbone` are the kinds."""
 
     @property
     def name(self) -> str:
@@ -77,20 +81,41 @@ def build_backbone(config: FeaturesConfig, device: str) -> Backbone:
         from sohes_cli.explore.color_texture import ColorTexture
 
         return ColorTexture()
-    if nearest(config.backbone, EMBEDDED):
-        raise UsageError(f"--backbone {config.backbone!r} is unknown.{nearest(config.backbone, EMBEDDED)}")
+    if _is_pretrained(config.backbone):
+        return _build_distilled(config, device)
+    if nearest(config.backbone, (*EMBEDDED, BUNDLED)):
+        raise UsageError(f"--backbone {config.backbone!r} is unknown.{nearest(config.backbone, (*EMBEDDED, BUNDLED))}")
     return _build_vit(config, device)
 
 
-def _build_vit(config: FeaturesConfig, device: str) -> VitBackbone:
-    import torch
+def _is_pretrained(name: str) -> bool:
+    """Whether a name means a backbone of `sohes pretrain`: the bundled one, or a path, which no name of timm's is."""
+    return name == BUNDLED or "/" in name or name.endswith(".safetensors") or Path(name).is_dir()
 
-    from sohes_cli.explore.vit import VitBackbone
+
+def _build_distilled(config: FeaturesConfig, device: str) -> DistilledVit:
+    from sohes_cli.explore.distilled import DistilledVit
+
+    if config.weights:
+        raise UsageError(f"--weights belongs to a ViT of timm, but --backbone {config.backbone} has its own.", "Leave one of them out.")
+    device, precision = _placed(config, device)
+    return DistilledVit(config.backbone, config.color_share, config.vit_scale, device=device, precision=precision)
+
+
+def _placed(config: FeaturesConfig, device: str) -> tuple[str, Literal["fp32", "bf16"]]:
+    """The device and the precision that `auto` means."""
+    import torch
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     on_gpu = device.startswith("cuda")
-    precision: Literal["fp32", "bf16"] = "bf16" if config.precision == "bf16" or (config.precision == "auto" and on_gpu) else "fp32"
+    return device, "bf16" if config.precision == "bf16" or (config.precision == "auto" and on_gpu) else "fp32"
+
+
+def _build_vit(config: FeaturesConfig, device: str) -> VitBackbone:
+    from sohes_cli.explore.vit import VitBackbone
+
+    device, precision = _placed(config, device)
     weights: Path | Literal["random"] | None = Path(config.weights) if config.weights else None
     if config.weights == "random":
         weights = "random"

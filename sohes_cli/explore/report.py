@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 from tqdm import tqdm
 
-from sohes_cli.explore.features import EMBEDDED
+from sohes_cli.explore.features import BUNDLED, EMBEDDED
 from sohes_cli.explore.runner import Summary
 from sohes_cli.explore.shards import Shard, is_launched_alone
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Progress", "announce", "print_outcome"]
 
-_WEIGHTS = {"none": "embedded, no weights", "hub": "pretrained", "file": "weights from a file", "random": "RANDOM weights"}
+_WEIGHTS = {"none": "embedded, no weights", "hub": "pretrained", "file": "weights from a file", "random": "RANDOM weights"} | {
+    "bundled": "weights of the package",
+    "pretrained": "weights of sohes pretrain",
+}
 
 
 @dataclass
@@ -104,7 +107,8 @@ class Progress:
 
 def announce(backbone: Backbone, outcome: Outcome) -> None:
     """Print which backbone runs, the way to the other kind, and how much there is to do."""
-    other = "--preset paper for the paper's DINO ViT-B/8" if backbone.name in EMBEDDED else "--backbone color-texture needs no weights"
+    embedded = backbone.name in (*EMBEDDED, BUNDLED)
+    other = "--preset paper for the paper's DINO ViT-B/8" if embedded else "--backbone color-texture needs no weights"
     typer.echo(f"Backbone {backbone.name} ({_WEIGHTS[backbone.identity['weights']]}); the other way: {other}.", err=True)
     if is_launched_alone():
         typer.echo("accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.", err=True)

@@ -100,6 +100,7 @@ def _own_device(device: str, config: ExploreConfig, shard: Shard) -> str:
 
 def _manifest(images: Path, out: Path, config: ExploreConfig, backbone: Backbone) -> Manifest:
     settings = to_plain(config)
+    settings["features"]["backbone"] = backbone.name
     settings["features"]["weights"] = backbone.identity["weights"]  # the hash below tells weights apart, a path would not
     settings["features"]["precision"] = backbone.precision
     thresholds = {a: list(config.merging.thresholds or default_thresholds(a, backbone)) for a in config.merging.affinities}

@@ -83,7 +83,14 @@ def test_the_records_are_forests_of_masks_at_full_size(photos: Path, reference_f
 def test_the_manifest_holds_settings_backbone_and_thresholds(reference_folder: Path) -> None:
     manifest = read_manifest(reference_folder)
     assert manifest.images == "../photos"
-    assert manifest.config["features"] == {"backbone": "color-texture", "weights": "none", "image_size": 480, "precision": "fp32"}
+    assert manifest.config["features"] == {
+        "backbone": "color-texture",
+        "weights": "none",
+        "image_size": 480,
+        "precision": "fp32",
+        "color_share": 0.7,
+        "vit_scale": 0.6667,
+    }
     assert set(manifest.config) == {"features", "units", "merging", "reclustering", "pooling", "refinement", "hierarchy"}
     assert manifest.backbone["name"] == "color-texture"
     assert set(manifest.backbone["thresholds"]) == set(manifest.config["merging"]["affinities"])
@@ -180,6 +187,9 @@ def test_the_toml_file_the_set_option_and_the_flags_reach_the_run(sohes: Callabl
         (["--preset", "papr"], ["--preset", "Did you mean 'paper'?"]),
         (["--config", "nowhere.toml"], ["--config", "nowhere.toml"]),
         (["--weights", "x.pth"], ["--weights", "color-texture has no weights"]),
+        (["--backbone", "bundled"], ["no backbone of its own", "sohes pretrain"]),
+        (["--backbone", "bundeled"], ["Did you mean 'bundled'?"]),
+        (["--backbone", "runs/nowhere"], ["runs/nowhere", "sohes pretrain"]),
         (["--workers", "-1"], ["--workers"]),
     ],
 )

@@ -92,7 +92,7 @@ def test_an_embedded_backbone_needs_its_name_alone(name, device):
 @pytest.mark.parametrize("weights", ["random", "file.pth"])
 def test_weights_for_an_embedded_backbone_are_refused(weights):
     with pytest.raises(UsageError, match="color-texture has no weights") as caught:
-        build_backbone(FeaturesConfig(weights=weights), "cpu")
+        build_backbone(FeaturesConfig(backbone="color-texture", weights=weights), "cpu")
     assert caught.value.hint
 
 

@@ -127,7 +127,7 @@ def test_patches_give_masks_of_whole_patches():
 
 def test_re_clustering_adds_masks_and_keeps_the_rest_of_the_pool():
     pixels = CROPS["astronaut"]()
-    settings = ["pooling.max_masks=1000", "pooling.nms_iou=1", "merging.thresholds=0.9,0.5"]
+    settings = ["features.backbone=color-texture", "pooling.max_masks=1000", "pooling.nms_iou=1", "merging.thresholds=0.9,0.5"]
     before = {a.segmentation["counts"] for a in explore(pixels, *settings).annotations}
     after = {a.segmentation["counts"] for a in explore(pixels, *settings, *VARIANTS["re-clustering"]).annotations}
     assert before < after

@@ -73,7 +73,7 @@ def test_a_stop_is_heeded_in_one_process(job: Job, names: list[str], labels_of: 
 
 
 def test_an_error_of_a_worker_reaches_the_main_process_with_its_hint(photos: Path, out: Path) -> None:
-    config = explore_config(flags={"features.weights": "none.pth"})
+    config = explore_config(flags={"features.backbone": "color-texture", "features.weights": "none.pth"})
     with pytest.raises(UsageError, match="color-texture has no weights") as caught:
         explore_names(Job(photos, out, config), ["b-face.png"], WORKERS, lambda _: None)
     assert caught.value.hint

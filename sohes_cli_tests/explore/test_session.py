@@ -158,7 +158,8 @@ def test_a_gpu_is_shared_out_by_local_number(monkeypatch: pytest.MonkeyPatch) ->
     assert session._own_device("cuda:1", vit, Shard(3, 4, 3, 4)) == "cuda:1"
     assert session._own_device("cpu", vit, Shard(3, 4, 3, 4)) == "cpu"
     assert session._own_device("auto", vit, Shard()) == "auto"
-    assert session._own_device("auto", explore_config(), Shard(3, 4, 3, 4)) == "auto"
+    embedded = explore_config(flags={"features.backbone": "color-texture"})
+    assert session._own_device("auto", embedded, Shard(3, 4, 3, 4)) == "auto"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert session._own_device("auto", vit, Shard(3, 4, 3, 4)) == "auto"
 

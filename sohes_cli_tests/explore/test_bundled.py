@@ -1,0 +1,68 @@
+"""A backbone as a part of the package: found by name, checked by its hash, and refused where it is missing or another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from sohes_cli.errors import UsageError, WeightsError
+from sohes_cli.explore import bundled
+from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME, DistilledVit, find_backbone, load_vit
+from sohes_cli.pretrain.bundle import bundle
+from sohes_cli.pretrain.networks import build_vit
+from sohes_cli.training.checkpoints import write_tensors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHAPE = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run: a small ViT with random weights."""
+    description = {"format": BACKBONE_FORMAT, "name": "vit_tiny_patch16_224", "shape": SHAPE, "mean": [0.5] * 3, "std": [0.2] * 3}
+    write_tensors(tmp_path / "run" / BACKBONE_NAME, build_vit("vit_tiny_patch16_224", SHAPE).state_dict(), description)
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def shipped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That backbone bundled, and this version of the package as one that has it."""
+    path = tmp_path / "bundled.safetensors"
+    monkeypatch.setattr(bundled, "BUNDLED_SHA256", bundle(str(run), path))
+    monkeypatch.setattr(bundled, "BUNDLED_PATH", path)
+    return path
+
+
+def test_it_is_found_by_name_in_half_precision(run: Path, shipped: Path) -> None:
+    assert find_backbone("bundled") == shipped
+    assert shipped.stat().st_size < 0.6 * (run / BACKBONE_NAME).stat().st_size
+    kept, original = load_vit(shipped)[0].state_dict(), load_vit(run / BACKBONE_NAME)[0].state_dict()
+    assert all(torch.equal(kept[name], tensor.half().float()) for name, tensor in original.items())
+    assert DistilledVit("bundled").name == "bundled"
+
+
+@pytest.mark.usefixtures("shipped")
+def test_what_is_in_half_precision_already_stays_as_it_is(tmp_path: Path) -> None:
+    assert bundle("bundled", tmp_path / "again.safetensors") == bundled.BUNDLED_SHA256
+
+
+def test_a_damaged_or_missing_one_is_refused(shipped: Path) -> None:
+    content = bytearray(shipped.read_bytes())
+    content[-1] ^= 1
+    shipped.write_bytes(content)
+    with pytest.raises(WeightsError, match="damaged"):
+        DistilledVit("bundled")
+    shipped.unlink()
+    with pytest.raises(WeightsError, match="missing") as caught:
+        DistilledVit("bundled")
+    assert "color-texture" in caught.value.hint
+
+
+def test_a_version_without_one_says_how_to_get_one() -> None:
+    with pytest.raises(UsageError, match="no backbone of its own") as caught:
+        find_backbone("bundled")
+    assert "sohes pretrain" in caught.value.hint
