@@ -33,5 +33,9 @@ bench *ARGS:
 bench-evaluation DATA LABELS OUT="benchmarks/results/evaluation.json":
     python benchmarks/evaluation.py --data {{DATA}} --labels {{LABELS}} --out {{OUT}} --large
 
+# labels with a backbone beside its control and peers; DATA holds annotated sets
+bench-backbone DATA BACKBONE="runs/pretrain" OUT="benchmarks/results/backbone_quality.json":
+    python benchmarks/backbone_quality.py --data {{DATA}} --backbone {{BACKBONE}} --limit 25 --out {{OUT}}
+
 # everything that a change must pass
 check: lint types test

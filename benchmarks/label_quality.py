@@ -14,15 +14,20 @@ import io
 import json
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 from sohes_benchmarks.conditions import conditions
 from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
+
+if TYPE_CHECKING:
+    from sohes_cli.config import FeaturesConfig
+    from sohes_cli.explore.features import Backbone
 
 VARIANTS: dict[str, list[str] | None] = {
     "felzenszwalb": None,
@@ -43,16 +48,23 @@ VARIANTS: dict[str, list[str] | None] = {
 }
 
 
+@lru_cache(maxsize=1)  # a run labels many photographs with one
+def backbone_of(features: FeaturesConfig) -> Backbone:
+    """The feature extractor of these settings, on the CPU."""
+    from sohes_cli.explore.features import build_backbone
+
+    return build_backbone(features, "cpu")
+
+
 def explored(path: Path, assignments: list[str]) -> list[dict[str, Any]]:
     """The masks that `sohes explore` finds with these settings."""
     from sohes_cli.config import explore_config
-    from sohes_cli.explore.features import build_backbone
     from sohes_cli.explore.images import read_photograph
     from sohes_cli.explore.pipeline import explore_photograph
 
     config = explore_config(assignments=assignments)
     photo = read_photograph(path, path.name, config.units.working_size)
-    record = explore_photograph(photo, build_backbone(config.features, "cpu"), config)
+    record = explore_photograph(photo, backbone_of(config.features), config)
     return [{"segmentation": a.segmentation, "score": a.score} for a in record.annotations]
 
 
@@ -60,10 +72,12 @@ def one_thread() -> None:
     """Give each of the two processes one core."""
     import cv2
     import scipy.sparse.linalg  # noqa: F401 - loads the library whose threads are limited next
+    import torch
     from threadpoolctl import threadpool_limits
 
     cv2.setNumThreads(1)
     threadpool_limits(limits=1)
+    torch.set_num_threads(1)
 
 
 def timed(task: tuple[Path, list[str] | None]) -> tuple[list[dict[str, Any]], float]:
@@ -92,10 +106,17 @@ def evaluate(annotations: Path, image_ids: list[int], results: list[dict[str, An
     return {name: round(100 * float(np.mean(recall[:, area, count])), 2) for name, (area, count) in cases.items()}
 
 
-def score(pool: ProcessPoolExecutor, folder: Path, assignments: list[str] | None, limit: int) -> dict[str, Any]:
+def half_of(images: list[dict[str, Any]], half: str) -> list[dict[str, Any]]:
+    """The images on which settings are chosen (`tune`) or scores reported (`report`): every second one by file name; or `all`."""
+    if half == "all":
+        return images
+    return sorted(images, key=lambda image: str(image["file_name"]))[("tune", "report").index(half) :: 2]
+
+
+def score(pool: ProcessPoolExecutor, folder: Path, assignments: list[str] | None, limit: int, half: str = "all") -> dict[str, Any]:
     """One row: a variant on one data set."""
     truth = json.loads((folder / "annotations.json").read_text())
-    images = truth["images"][: limit or None]
+    images = half_of(truth["images"], half)[: limit or None]
     outcomes = list(pool.map(timed, [(folder / "images" / image["file_name"], assignments) for image in images]))
     results = [
         {"image_id": image["id"], "category_id": 1, **mask} for image, (masks, _) in zip(images, outcomes, strict=True) for mask in masks
