@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DatasetError", "ImageError", "SohesError", "StoreError", "UsageError", "WeightsError", "nearest"]
+__all__ = ["ConfigError", "DatasetError", "ImageError", "SohesError", "StoreError", "UsageError", "WeightsError", "nearest", "one_line"]
 
 
 class SohesError(Exception):
@@ -63,3 +63,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the closest allowed name, or an empty string if none is close."""
     close = get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(text: str) -> str:
+    """The text on one line: a file's name may hold line ends and commands to the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 from tqdm import tqdm
 
+from sohes_cli.errors import one_line
 from sohes_cli.explore.features import BUNDLED, EMBEDDED
 from sohes_cli.explore.runner import Summary
 from sohes_cli.explore.shards import Shard, is_launched_alone
@@ -96,7 +97,7 @@ class Progress:
 
     def fail(self, error: str) -> None:
         """Print why a photograph failed, on one line."""
-        self._bar.write(f"Failed: {_printable(error)}", file=sys.stderr)
+        self._bar.write(f"Failed: {one_line(error)}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -149,8 +150,3 @@ def _print_steps(summary: Summary) -> None:
 
 def _photographs(count: int) -> str:
     return f"{count} photograph{'' if count == 1 else 's'}"
-
-
-def _printable(text: str) -> str:
-    """The text on one line: a file's name may hold line ends and commands to the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

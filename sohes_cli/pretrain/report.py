@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 from tqdm import tqdm
 
-from sohes_cli.errors import SohesError
+from sohes_cli.errors import SohesError, one_line
 from sohes_cli.explore.distilled import BACKBONE_NAME
 from sohes_cli.explore.shards import is_launched_alone
 
@@ -104,7 +104,7 @@ class Progress:
     def fail(self, messages: list[str] | tuple[str, ...]) -> None:
         """Print why photographs could not be read, one line each and each once."""
         for message in self._outcome.add_failures(messages):
-            self._bar.write(f"Failed: {_one_line(message)}", file=sys.stderr)
+            self._bar.write(f"Failed: {one_line(message)}", file=sys.stderr)
 
     def __enter__(self) -> Self:
         return self
@@ -156,15 +156,10 @@ def conclude(outcome: Outcome) -> bool:
         typer.echo(f"Stopped after step {outcome.done} of {outcome.steps};{kept} run the same command again to {again}.", err=True)
         return False
     if outcome.failed:
-        shown = "; ".join(_one_line(message) for message in list(outcome.failed)[:_SHOWN_FAILURES])
+        shown = "; ".join(one_line(message) for message in list(outcome.failed)[:_SHOWN_FAILURES])
         more = "; ..." if len(outcome.failed) > _SHOWN_FAILURES else ""
         raise SohesError(
             f"{len(outcome.failed)} of {outcome.photographs} photographs could not be read: {shown}{more}",
             "The backbone was trained on the others.",
         )
     return True
-
-
-def _one_line(text: str) -> str:
-    """The text on one line: a file's name may hold line ends and commands to the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
