@@ -32,9 +32,9 @@ def available_cores() -> int:
 
 
 @contextmanager
-def without_interrupts() -> Iterator[None]:
-    """Block Ctrl-C while a worker process may start, which inherits this and so never sees it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def without_interrupts(*others: signal.Signals) -> Iterator[None]:
+    """Block Ctrl-C, and other signals, while a worker process may start, which inherits this and so never sees them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *others})
     try:
         yield
     finally:

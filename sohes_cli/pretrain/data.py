@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sohes_cli.errors import ImageError, SohesError
 from sohes_cli.pretrain.views import Sample, collate, cut_views
-from sohes_cli.processes import end_with_parent
+from sohes_cli.processes import end_with_parent, without_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -120,7 +120,8 @@ def batches(
 
 
 def _samples(loader: DataLoader[Sample | SohesError]) -> Generator[Sample]:
-    with _without_signals():
+    resource_tracker.ensure_running()  # starts with the first worker otherwise, and lets the blocked signals through again
+    with without_interrupts(signal.SIGTERM):  # both may reach a whole group of processes, of which the main one decides
         found = iter(loader)
     try:
         for batch in found:
@@ -145,17 +146,6 @@ def _photograph(number: int, photographs: int, seed: int) -> int:
 @lru_cache(maxsize=2)  # a batch may lie in two epochs
 def _order(epoch: int, photographs: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng((seed, 0, epoch)).permutation(photographs)
-
-
-@contextmanager
-def _without_signals() -> Iterator[None]:
-    """Block Ctrl-C and SIGTERM while workers start, which inherit this: both may reach a whole group, of which the main process decides."""
-    resource_tracker.ensure_running()  # starts with the first worker otherwise, and lets both signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(_number: int) -> None:

@@ -101,15 +101,14 @@ class RunFolder:
         prune_checkpoints(self.checkpoints, training.config.run.keep)
 
     def _write_backbone(self, training: Pretraining, step: int) -> None:
-        model = self.description["config"]["model"]
-        shape = {name: model[name] for name in ("patch_size", "embed_dim", "depth", "num_heads") if model[name]}
+        model = training.config.model
         write_tensors(
             self.path / BACKBONE_NAME,
             training.teacher.vit.state_dict(),
             {
                 "format": BACKBONE_FORMAT,
-                "name": model["name"],
-                "shape": shape,
+                "name": model.name,
+                "shape": model.shape,
                 "mean": list(IMAGENET_MEAN),
                 "std": list(IMAGENET_STD),
                 "photographs": self.description["photographs"],

@@ -193,7 +193,9 @@ def test_weights_of_another_shape_are_named(tmp_path: Path) -> None:
 def test_precisions_may_change_within_a_program(photos: Path) -> None:
     for precision in ("bf16", "fp32", "bf16"):
         config = tiny_config(STEPS, f"optimizer.precision={precision}")
-        begun(config).step(samples_of(photos, config, 1)[0], 0)
+        training = begun(config)
+        assert training.precision == precision
+        assert math.isfinite(training.step(samples_of(photos, config, 1)[0], 0)["loss"])
 
 
 @pytest.fixture
