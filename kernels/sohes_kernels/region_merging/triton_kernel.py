@@ -347,8 +347,9 @@ def _merge_kernel(
 def launch_config(channels: int) -> dict[str, Any]:
     """Block sizes and warps of the merging kernel for C channels.
 
-    A program has 8 warps, so that BLOCK_E edges are 4 a thread and BLOCK_N x BLOCK_C products of neighbors 8 in float64. With 128
-    registers a thread two programs fit on a multiprocessor of an A100, H100 or H200; longer rows than 1,024 channels need more.
+    A program, of the smaller kernels too, has 8 warps, so that BLOCK_E edges are 4 a thread and BLOCK_N x BLOCK_C products of neighbors 8
+    in float64. With 128 registers a thread two programs fit on a multiprocessor of an A100, H100 or H200; longer rows than 1,024
+    channels need more.
     """
     row = triton.next_power_of_2(channels)
     return {
@@ -400,7 +401,7 @@ def merge_graphs_triton(
     config = launch_config(channels) | blocks
     if config["BLOCK_E"] < 32 * config["num_warps"]:
         raise ValueError(f"BLOCK_E must be at least 32 times num_warps, not {config['BLOCK_E']} for {config['num_warps']}")
-    tile = {"C": channels, "BLOCK_N": config["BLOCK_N"], "BLOCK_C": config["BLOCK_C"]}
+    tile = {"C": channels, **{name: config[name] for name in ("BLOCK_N", "BLOCK_C", "num_warps")}}
     norms = sums.new_empty(n_rows, dtype=torch.float64)
     keys, listed = torch.empty_like(pairs, dtype=torch.float32), torch.empty_like(pairs)
     degrees, merged = pairs.new_zeros(n_rows), pairs.new_empty(n_rows)
