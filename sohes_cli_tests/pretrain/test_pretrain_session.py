@@ -82,7 +82,7 @@ def workers_of(pid: int) -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
     """Sums in one order, in this process and in those of a test."""
     before = torch.get_num_threads()
