@@ -123,11 +123,12 @@ def _centered(tokens: Tensor) -> Tensor:
     return centered
 
 
-def find_backbone(source: str) -> Path:
+def find_backbone(source: str, flag: str = "--backbone") -> Path:
     """The backbone file that a name means.
 
     Args:
         source: `bundled`, a run's folder, or a file.
+        flag: what named it, for messages.
 
     Raises:
         UsageError: if there is none.
@@ -138,10 +139,10 @@ def find_backbone(source: str) -> Path:
     path = Path(source)
     if path.is_dir():
         if not (path / BACKBONE_NAME).is_file():
-            raise UsageError(f"--backbone {source}: the folder has no {BACKBONE_NAME}.", "Give the folder of a run of sohes pretrain.")
+            raise UsageError(f"{flag} {source}: the folder has no {BACKBONE_NAME}.", "Give the folder of a run of sohes pretrain.")
         return path / BACKBONE_NAME
     if not path.is_file():
-        raise UsageError(f"--backbone {source}: there is no such file.", "Give the folder of a run of sohes pretrain, or its file.")
+        raise UsageError(f"{flag} {source}: there is no such file.", "Give the folder of a run of sohes pretrain, or its file.")
     return path
 
 

@@ -1,0 +1,78 @@
+"""Model files: the network alone in one safetensors file, with the settings that rebuild it in its header."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sohes_cli.config import from_plain
+from sohes_cli.errors import SohesError, UsageError, WeightsError
+from sohes_cli.model.config import ModelConfig
+from sohes_cli.model.segmentation_model import EntityModel
+from sohes_cli.training.checkpoints import load_module, read_tensors, with_prefix, write_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["BEST_NAME", "MODEL_FORMAT", "MODEL_NAME", "find_model", "load_model", "save_model"]
+
+MODEL_NAME = "model.safetensors"
+BEST_NAME = "best.safetensors"
+MODEL_FORMAT = "sohes-model"
+
+
+def save_model(path: Path, model: EntityModel, description: Mapping[str, Any]) -> None:
+    """Write a model file, atomically.
+
+    Args:
+        path: the file.
+        model: the network.
+        description: what its header says, ready for JSON: `config` (all settings of the run, by group), `image_size`, and more.
+
+    Raises:
+        StoreError: if the disk is full or not writable.
+    """
+    write_tensors(path, with_prefix("model", model.state_dict()), {**description, "format": MODEL_FORMAT})
+
+
+def load_model(path: Path) -> tuple[EntityModel, dict[str, Any]]:
+    """Read a model file.
+
+    Args:
+        path: the file, or the folder of a run of `sohes train`.
+
+    Returns:
+        The network on the CPU, in fp32 and eval mode, and what the file's header says.
+
+    Raises:
+        UsageError: if there is no such file or folder.
+        WeightsError: if it is damaged, of another kind, or does not fit its own settings; nothing is unpickled.
+    """
+    file = find_model(path)
+    tensors, description = read_tensors(file, MODEL_FORMAT)
+    try:
+        config = from_plain(ModelConfig, description["config"]["model"])
+        with torch.device("meta"):  # no random numbers are drawn for parameters that are replaced at once
+            model = EntityModel(config)
+    except (KeyError, TypeError, SohesError) as error:
+        raise WeightsError(f"{file} has no settings from which its model could be built: {error}.", "It is of another version.") from error
+    model.to_empty(device="cpu")
+    load_module(model, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, "model", file)
+    return model.eval(), description
+
+
+def find_model(path: Path) -> Path:
+    """The model file that a path means: itself, or that of a run's folder.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if path.is_dir():
+        if not (path / MODEL_NAME).is_file():
+            raise UsageError(f"{path} has no {MODEL_NAME}.", "Give the folder of a run of sohes train that has saved a checkpoint.")
+        return path / MODEL_NAME
+    if not path.is_file():
+        raise UsageError(f"There is no model {path}.", "Give the folder of a run of sohes train, or its model.safetensors.")
+    return path
