@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.masks import PackedMasks
 
-__all__ = ["ancestor_matrix", "build_forest"]
+__all__ = ["ancestor_matrix", "build_forest", "smallest_ancestors"]
 
 
 def build_forest(masks: PackedMasks, cover: float) -> Forest:
@@ -35,10 +35,19 @@ def build_forest(masks: PackedMasks, cover: float) -> Forest:
         The forest; of equally large ancestors the first is taken.
     """
     areas = masks.areas()
-    is_ancestor = ancestor_matrix(masks.intersections(), areas, cover)
+    return smallest_ancestors(ancestor_matrix(masks.intersections(), areas, cover), areas)
+
+
+def smallest_ancestors(is_ancestor: NDArray[np.bool_], areas: NDArray[np.int64]) -> Forest:
+    """The forest in which the smallest ancestor is the parent, of equally large ones the first.
+
+    Args:
+        is_ancestor: [i, j] is true when i can be j's parent, bool [N, N]; i is then larger than j.
+        areas: pixels of each mask, int64 [N].
+    """
     sizes = np.where(is_ancestor, areas[:, None].astype(np.float64), np.inf)
     parents = np.where(is_ancestor.any(axis=0), sizes.argmin(axis=0) if len(areas) else 0, -1)
-    return Forest(tuple(int(p) for p in parents))
+    return Forest(tuple(parents.tolist()))
 
 
 def ancestor_matrix(shared: NDArray[np.int64], areas: NDArray[np.int64], cover: float) -> NDArray[np.bool_]:

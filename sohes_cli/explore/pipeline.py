@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pycocotools import mask as coco_mask
-
 from sohes_cli.explore.hierarchy import build_forest
 from sohes_cli.explore.pooling import MaskPool, pool_masks
 from sohes_cli.explore.reclustering import recluster
 from sohes_cli.explore.refinement import refine
 from sohes_cli.explore.segmentation import candidate_masks
 from sohes_cli.explore.timing import StepTimes
-from sohes_cli.structures import Annotation, Forest, LabelRecord, Rle
+from sohes_cli.labels.records import label_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,10 +24,9 @@ if TYPE_CHECKING:
     from sohes_cli.config import ExploreConfig
     from sohes_cli.explore.features import Backbone
     from sohes_cli.explore.images import Photograph
+    from sohes_cli.structures import LabelRecord
 
 __all__ = ["explore_photograph"]
-
-_SCORE_DIGITS = 6
 
 
 def explore_photograph(photo: Photograph, backbone: Backbone, config: ExploreConfig, times: StepTimes | None = None) -> LabelRecord:
@@ -59,33 +56,10 @@ def explore_photograph(photo: Photograph, backbone: Backbone, config: ExploreCon
     with times.step("hierarchy"):
         forest = build_forest(pool.masks, config.hierarchy.cover)
     with times.step("encoding"):
-        return _record(photo, pool, forest)
+        return label_record(photo.name, photo.height, photo.width, pool.masks, pool.scores, forest)
 
 
 def _cut_crop(crop: NDArray[np.uint8], backbone: Backbone, config: ExploreConfig) -> MaskPool:
     """The distinct masks of one enlarged crop."""
     candidates, _ = candidate_masks(crop, backbone, config, config.reclustering.crop_size, StepTimes())
     return pool_masks(candidates, config.pooling)
-
-
-def _record(photo: Photograph, pool: MaskPool, forest: Forest) -> LabelRecord:
-    rles = pool.masks.encode(photo.height, photo.width)
-    levels = forest.levels
-    annotations = tuple(
-        Annotation(
-            id=i + 1,
-            segmentation=rle,
-            area=int(coco_mask.area(rle)),
-            bbox_xywh=_box_xywh(rle),
-            score=round(float(pool.scores[i]), _SCORE_DIGITS),
-            level=levels[i],
-            parent=None if forest.parents[i] < 0 else forest.parents[i] + 1,
-        )
-        for i, rle in enumerate(rles)
-    )
-    return LabelRecord(photo.name, photo.height, photo.width, annotations)
-
-
-def _box_xywh(rle: Rle) -> tuple[int, int, int, int]:
-    x, y, w, h = (int(v) for v in coco_mask.toBbox(rle))
-    return x, y, w, h

@@ -1,0 +1,1 @@
+"""A trained model at work: photographs -> masks, scores and the forest that the ancestor head or geometry gives."""

@@ -1,0 +1,35 @@
+"""The settings of a trained model at work: which of its masks are kept, and where their forest comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sohes_cli.config import require
+
+__all__ = ["FORESTS", "SegmentConfig"]
+
+FORESTS = ("head", "geometry")
+"""The two sources of a forest: the ancestor head, and which mask covers which."""
+
+
+@dataclass(frozen=True)
+class SegmentConfig:
+    """Everything but the weights and the size of the image that decides a prediction.
+
+    Args:
+        forest: `head` for the forest of the ancestor head, `geometry` for that of phase 1, from the masks alone.
+        min_score: the least score of a mask.
+        max_masks: the most masks of an image.
+        nms_iou: a mask with at least this IoU with a better one is dropped; 1 drops equal masks only.
+    """
+
+    forest: str = "head"
+    min_score: float = 0.01
+    max_masks: int = 1000
+    nms_iou: float = 0.9
+
+    def __post_init__(self) -> None:
+        require(self.forest in FORESTS, "segment.forest", self.forest, f"one of {', '.join(FORESTS)}")
+        require(0 <= self.min_score <= 1, "segment.min_score", self.min_score, "a score in [0, 1]")
+        require(self.max_masks >= 1, "segment.max_masks", self.max_masks, "at least 1")
+        require(0 < self.nms_iou <= 1, "segment.nms_iou", self.nms_iou, "above 0 and at most 1")

@@ -1,0 +1,178 @@
+"""The two ways to labels of a photograph: one pass of a trained model, or phase 1 on this photograph alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import cv2
+import torch
+from threadpoolctl import threadpool_limits
+
+from sohes_cli.config import explore_config, to_plain
+from sohes_cli.explore.features import Backbone, build_backbone
+from sohes_cli.explore.pipeline import explore_photograph
+from sohes_cli.explore.shards import shard_of_environment
+from sohes_cli.explore.weights import file_sha256
+from sohes_cli.inference.config import SegmentConfig
+from sohes_cli.inference.forest import ForestAgreement, forest_agreement, geometric_forest, head_forest
+from sohes_cli.inference.segmenter import Segmenter, model_file
+from sohes_cli.labels.manifest import Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from sohes_cli.explore.images import Photograph
+    from sohes_cli.inference.prediction import Prediction
+    from sohes_cli.structures import LabelRecord
+
+__all__ = ["ExploreMethod", "Labeled", "Method", "ModelMethod"]
+
+_PHASE = "segment"
+_GPU_BATCH = 8
+
+
+class Labeled(NamedTuple):
+    """The labels of a photograph, and how far the ancestor head and geometry agree on their forest, if there is a head."""
+
+    record: LabelRecord
+    agreement: ForestAgreement | None = None
+
+
+class Method(Protocol):
+    """What a run needs to know of a way to labels."""
+
+    @property
+    def working_size(self) -> int:
+        """Square root of the pixels to which a photograph is reduced when it is read."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Photographs in one pass."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What runs, in one sentence."""
+        ...
+
+    def manifest(self, images: str) -> Manifest:
+        """What decides the labels; `images` is the manifest's entry for the image folder."""
+        ...
+
+    def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
+        """The labels of each photograph."""
+        ...
+
+
+@dataclass(frozen=True)
+class ModelMethod:
+    """A trained model.
+
+    Args:
+        segmenter: the model.
+        file: its file, whose hash a label folder records.
+        batch: photographs in one pass, 0 to choose: 8 on a GPU, else 1, since a CPU gains nothing from more.
+    """
+
+    segmenter: Segmenter
+    file: Path
+    batch: int = 0
+
+    @classmethod
+    def load(
+        cls, checkpoint: Path | None = None, *, size: int | None = None, batch_size: int = 0, device: str = "auto", **settings: Any
+    ) -> ModelMethod:
+        """Read a model file.
+
+        Args:
+            checkpoint: the folder of a run or its model file; None for the newest phase's.
+            size: pixels of the longer side; None for the size that the model was trained at.
+            batch_size: photographs in one pass, 0 to choose.
+            device: `auto` gives each process of a machine a GPU of its own.
+            settings: of `SegmentConfig`.
+
+        Raises:
+            SohesError: if there is no model, it does not run here, or a setting is wrong.
+        """
+        config, file = SegmentConfig(**settings), model_file(checkpoint)
+        return cls(Segmenter.load(file, device=_own_device(device), image_size=size, config=config), file, batch_size)
+
+    @property
+    def working_size(self) -> int:
+        """Square root of the pixels to which a photograph is reduced when it is read."""
+        return self.segmenter.working_size
+
+    @property
+    def batch_size(self) -> int:
+        """Photographs in one pass."""
+        return self.batch or (1 if self.segmenter.device.type == "cpu" else _GPU_BATCH)
+
+    @property
+    def description(self) -> str:
+        """What runs, in one sentence."""
+        s = self.segmenter
+        return f"Model {self.file} on {s.device} in {s.precision}, photographs of {s.image_size} px."
+
+    def manifest(self, images: str) -> Manifest:
+        """What decides the labels; `images` is the manifest's entry for the image folder."""
+        segmenter = self.segmenter
+        settings = {"method": "model", "image_size": segmenter.image_size, "precision": segmenter.precision, **asdict(segmenter.config)}
+        identity = {"name": segmenter.model.config.backbone, "sha256": file_sha256(self.file)}
+        return Manifest(_PHASE, images, settings, identity, _versions("sohes", "numpy", "torch", "timm", "numba", "pillow"))
+
+    def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
+        """The labels of each photograph."""
+        return [Labeled(p.to_record(), self._agreement(p)) for p in self.segmenter.segment_batch(photographs)]
+
+    def _agreement(self, prediction: Prediction) -> ForestAgreement:
+        masks, probabilities = prediction.packed, prediction.ancestor_probabilities
+        by_head = self.segmenter.config.forest == "head"
+        other = geometric_forest(masks) if by_head else head_forest(probabilities, masks)
+        return forest_agreement(prediction.forest, other)
+
+
+class ExploreMethod:
+    """Phase 1 with its default settings; a forest by geometry.
+
+    Args:
+        backbone: the feature extractor; None for the embedded one.
+    """
+
+    batch_size = 1
+    description = "Phase 1 on each photograph by itself: no model is needed, and none is used."
+
+    def __init__(self, backbone: Backbone | None = None) -> None:
+        self._config = explore_config()
+        self._backbone = backbone or build_backbone(self._config.features, "cpu")
+        cv2.setNumThreads(1)  # as in `sohes explore`, so that sums come out the same
+
+    @property
+    def working_size(self) -> int:
+        """Square root of the pixels to which a photograph is reduced when it is read."""
+        return self._config.units.working_size
+
+    def manifest(self, images: str) -> Manifest:
+        """What decides the labels; `images` is the manifest's entry for the image folder."""
+        settings = {"method": "explore", **to_plain(self._config)}
+        return Manifest(_PHASE, images, settings, self._backbone.identity, _versions("sohes", "numpy", "scipy", "numba", "pillow"))
+
+    def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
+        """The labels of each photograph."""
+        with threadpool_limits(1):
+            return [Labeled(explore_photograph(photo, self._backbone, self._config)) for photo in photographs]
+
+
+def _own_device(device: str) -> str:
+    """The GPU of this process's own, if several share a machine."""
+    shard = shard_of_environment()
+    if device not in ("auto", "cuda") or shard.local_count == 1 or not torch.cuda.is_available():
+        return device
+    return f"cuda:{shard.local_index % torch.cuda.device_count()}"
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    return {name: version(name) for name in packages}

@@ -1,0 +1,208 @@
+"""The output of the network -> masks of one photograph: scored, at the photograph's size, distinct, best first.
+
+    score = P(entity) * mean of sigmoid(mask logit) over the logits above 0;   mask = interpolated logit > 0
+
+Logits stand at every fourth pixel of the network's input and are interpolated bilinearly to the photograph. A pixel between cells that are
+all positive is positive, and none is between cells of which none is, so only the cells at an edge cost a calculation for each pixel.
+Everything goes straight into packed bits: never is there a full-size map of logits. A score does not depend on the photograph's size.
+
+Source: Cheng et al. 2022, Mask2Former, instance inference; suppression of near-duplicates as in phase 1.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numba
+import numpy as np
+import torch
+
+from sohes_cli.errors import WeightsError
+from sohes_cli.explore.images import reduced_size
+from sohes_cli.explore.pooling import suppress
+from sohes_cli.masks import PackedMasks
+from sohes_cli.model.output import ENTITY
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from sohes_cli.inference.config import SegmentConfig
+    from sohes_cli.model.output import Output
+
+__all__ = ["LARGEST_SIDE", "MASK_STRIDE", "FoundMasks", "ancestor_probabilities", "find_masks", "upsample_masks"]
+
+MASK_STRIDE = 4
+"""Pixels of the network's input between two mask logits."""
+
+LARGEST_SIDE = 2000
+"""Masks of an image with more than this squared pixels are made at a working size and written at the full one."""
+
+
+class FoundMasks(NamedTuple):
+    """The masks of one photograph, best first.
+
+    Args:
+        masks: N packed masks, none empty, no two of them nearly the same.
+        scores: float64 [N] in [0, 1], descending.
+        queries: the query that each comes from, int64 [N].
+    """
+
+    masks: PackedMasks
+    scores: NDArray[np.float64]
+    queries: NDArray[np.int64]
+
+
+@torch.no_grad()
+def find_masks(output: Output, image: int, size: tuple[int, int], full_size: tuple[int, int], config: SegmentConfig) -> FoundMasks:
+    """The masks of one photograph of a batch, from the last stage of the decoder.
+
+    Args:
+        output: what the network said of the batch.
+        image: index of the photograph in the batch.
+        size: its (height, width) in the network's input, without padding.
+        full_size: its (height, width) as a file.
+        config: limits of score, number and IoU.
+
+    Returns:
+        Masks at the full size, or at a working size of at most `LARGEST_SIDE` squared pixels.
+
+    Raises:
+        WeightsError: if the network says nothing finite.
+    """
+    entity = torch.softmax(output.pred_logits[-1, image].float(), -1)[:, ENTITY]
+    if not bool(torch.isfinite(entity).all()):
+        raise WeightsError("The model gives numbers that are not finite.", "Give another checkpoint, or compute in fp32.")
+    queries = torch.nonzero(entity >= config.min_score).flatten()
+    logits = _mask_logits(output, image, queries, size)
+    scores = (entity[queries] * _certainty(logits)).double().cpu().numpy()
+    masks = upsample_masks(logits.cpu().numpy(), size, *reduced_size(*full_size, LARGEST_SIDE))
+    fits = np.flatnonzero((masks.areas() > 0) & (scores >= config.min_score))
+    order = fits[np.argsort(-scores[fits], kind="stable")]
+    kept = order[suppress(masks[order], config.nms_iou, config.max_masks)]
+    return FoundMasks(masks[kept], scores[kept], queries.cpu().numpy()[kept])
+
+
+@torch.no_grad()
+def ancestor_probabilities(head: nn.Module, output: Output, image: int, queries: NDArray[np.int64]) -> NDArray[np.float32]:
+    """How probably each of some queries is an ancestor of each other one, float32 [N, N]; row i is the ancestor.
+
+    Args:
+        head: the model's ancestor head.
+        output: what the network said of the batch.
+        image: index of the photograph in the batch.
+        queries: N indices of queries.
+    """
+    features = output.queries[-1, image, torch.from_numpy(queries).to(output.queries.device)].float()
+    probabilities: NDArray[np.float32] = head(features).sigmoid().cpu().numpy()
+    return probabilities
+
+
+def _mask_logits(output: Output, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits of some queries where the photograph is, float32 [K, ceil(height / 4), ceil(width / 4)]."""
+    rows, columns = (-(-side // MASK_STRIDE) for side in size)
+    features = output.mask_features[image, :, :rows, :columns].float()
+    return torch.einsum("qc,chw->qhw", output.mask_embeddings[-1, image, queries].float(), features)
+
+
+def _certainty(logits: Tensor) -> Tensor:
+    """Mean probability inside each mask [K, h, w], float [K] in (0.5, 1); 0 for an empty mask."""
+    inside = logits > 0
+    return (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+
+
+def upsample_masks(logits: NDArray[np.float32], size: tuple[int, int], height: int, width: int) -> PackedMasks:
+    """Interpolate mask logits bilinearly and keep what is above 0.
+
+    Args:
+        logits: float32 [K, ceil(size / 4)...], the center of cell 0 two pixels from the border of the image.
+        size: (height, width) of the image in the network's input, in pixels.
+        height: rows of the masks to make.
+        width: their columns.
+    """
+    row, row_weight = _cells_of_pixels(height, size[0], logits.shape[1])
+    column, column_weight = _cells_of_pixels(width, size[1], logits.shape[2])
+    first_pixel = np.searchsorted(row, np.arange(logits.shape[1] + 1))
+    bits = _packed_upsampled(np.ascontiguousarray(logits), first_pixel, row_weight, column, column_weight)
+    return PackedMasks(bits, height, width)
+
+
+def _cells_of_pixels(pixels: int, size: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The cell before each target pixel, int64 [pixels], and the weight of the one after it, float32 [pixels]; borders repeat."""
+    at = (np.arange(pixels) + 0.5) * size / (pixels * MASK_STRIDE) - 0.5
+    at = at.clip(0, cells - 1)
+    before = np.floor(at).astype(np.int64)
+    return before, (at - before).astype(np.float32)
+
+
+@numba.njit(cache=True, nogil=True)
+def _packed_upsampled(
+    logits: NDArray[np.float32],
+    first_pixel: NDArray[np.int64],
+    row_weight: NDArray[np.float32],
+    column: NDArray[np.int64],
+    column_weight: NDArray[np.float32],
+) -> NDArray[np.uint64]:
+    """The masks of `upsample_masks`, uint64 [K, words].
+
+    Args:
+        logits: [K, h, w].
+        first_pixel: the first target row whose cell before is each row of cells, int64 [h + 1], the last the number of target rows.
+        row_weight: of the cell after a target row, [H].
+        column: the cell before each target column, int64 [W].
+        column_weight: of the cell after it, [W].
+    """
+    height, cells = row_weight.shape[0], logits.shape[1]
+    bits = np.zeros((logits.shape[0], (height * column.shape[0] + 63) // 64), np.uint64)
+    between = np.empty(cells, np.float32)
+    for k in range(logits.shape[0]):
+        top, bottom, left, right = _positive_box(logits[k])
+        if top >= bottom:
+            continue
+        # a pixel lies between its cell and the next, so the cells before the box count
+        for x in range(np.searchsorted(column, left - 1), np.searchsorted(column, right)):
+            before, after = column[x], min(column[x] + 1, logits.shape[2] - 1)
+            for y in range(max(top - 1, 0), min(bottom + 1, cells)):
+                between[y] = logits[k, y, before] + column_weight[x] * (logits[k, y, after] - logits[k, y, before])
+            _draw_column(between, max(top - 1, 0), bottom, first_pixel, row_weight, x * height, bits[k])
+    return bits
+
+
+@numba.njit(cache=True, nogil=True)
+def _positive_box(logits: NDArray[np.float32]) -> tuple[int, int, int, int]:
+    """First and one past the last row and column with a positive cell; an empty box if there is none."""
+    height, width = logits.shape
+    top, bottom, left, right = height, 0, width, 0
+    for y in range(height):
+        for x in range(width):
+            if logits[y, x] > 0:
+                top, bottom = min(top, y), y + 1
+                left, right = min(left, x), max(right, x + 1)
+    return top, bottom, left, right
+
+
+@numba.njit(cache=True, nogil=True)
+def _draw_column(
+    cells: NDArray[np.float32],
+    first: int,
+    last: int,
+    first_pixel: NDArray[np.int64],
+    row_weight: NDArray[np.float32],
+    offset: int,
+    words: NDArray[np.uint64],
+) -> None:
+    """Set the bits of the positive pixels from cell `first` to before `last` of a column whose first pixel is bit `offset`."""
+    every = np.uint64(0xFFFFFFFFFFFFFFFF)
+    for cell in range(first, last):
+        above, below = cells[cell], cells[min(cell + 1, cells.shape[0] - 1)]
+        y, end = first_pixel[cell], first_pixel[cell + 1]
+        while y < end and (above > 0 or below > 0):
+            at = (offset + y) & 63
+            count = min(end - y, 64 - at)  # pixels of this cell that share a word
+            part = every >> np.uint64(64 - count)
+            if above <= 0 or below <= 0:
+                part = np.uint64(0)
+                for i in range(count):
+                    part |= np.uint64(above + row_weight[y + i] * (below - above) > 0) << np.uint64(i)
+            words[(offset + y) >> 6] |= part << np.uint64(at)
+            y += count

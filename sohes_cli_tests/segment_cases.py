@@ -1,0 +1,84 @@
+"""What the tests of `sohes segment` share: outputs of a network that are made by hand, and a network of the smallest size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from sohes_cli.config import to_plain
+from sohes_cli.model.config import ModelConfig
+from sohes_cli.model.files import MODEL_NAME, save_model
+from sohes_cli.model.output import Output
+from sohes_cli.model.segmentation_model import EntityModel
+from sohes_cli.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["IMAGE_SIZE", "TINY", "disc_logits", "nested_boxes", "output_of", "save_tiny", "tiny_model"]
+
+IMAGE_SIZE = 96
+TINY = ModelConfig(
+    backbone="vit_tiny_patch16_224",
+    patch_size=16,
+    embed_dim=32,
+    depth=2,
+    num_heads=2,
+    weights="random",
+    drop_path=0.0,
+    interactions=2,
+    prior_channels=8,
+    adapter_heads=2,
+    hidden_dim=32,
+    heads=2,
+    pixel_layers=1,
+    pixel_mlp_dim=32,
+    decoder_layers=2,
+    decoder_mlp_dim=32,
+    queries=12,
+)
+
+
+def tiny_model(seed: int = 0) -> EntityModel:
+    """An untrained network: its masks mean nothing, but all of them pass through every step."""
+    torch.manual_seed(seed)
+    return EntityModel(TINY).eval()
+
+
+def save_tiny(folder: Path, seed: int = 0) -> Path:
+    """The model file of an untrained network in a run's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"config": to_plain(TrainConfig(model=TINY)), "image_size": IMAGE_SIZE, "step": 1}
+    save_model(folder / MODEL_NAME, tiny_model(seed), description)
+    return folder / MODEL_NAME
+
+
+def output_of(logits: NDArray[np.float32], entity: list[float]) -> Output:
+    """The output whose last stage has these mask logits [Q, h, w] and entity probabilities; the stage before says the opposite."""
+    masks = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
+    eye = torch.eye(len(masks))[None]
+    found = torch.tensor(entity).clamp(1e-6, 1 - 1e-6)
+    classes = torch.stack([found.logit(), torch.zeros_like(found)], -1)[None]
+    return Output(torch.stack([-classes, classes]), torch.stack([-eye, eye]), torch.stack([-eye, eye]), masks[None])
+
+
+def disc_logits(discs: list[tuple[float, float, float]], height: int, width: int, steepness: float = 2.0) -> NDArray[np.float32]:
+    """Mask logits of discs (y, x, radius), positive inside, float32 [Q, height, width]."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([steepness * (r - np.hypot(y - cy, x - cx)) for cy, cx, r in discs]).astype(np.float32)
+
+
+def nested_boxes(n: int, seed: int, height: int = 36, width: int = 40) -> NDArray[np.bool_]:
+    """Random boxes with a little noise, none empty: many lie in each other, some nearly."""
+    rng = np.random.default_rng(seed)
+    masks = np.zeros((n, height, width), dtype=bool)
+    for mask in masks:
+        top, left = rng.integers(0, height - 4), rng.integers(0, width - 4)
+        mask[top : top + rng.integers(2, height), left : left + rng.integers(2, width)] = True
+        mask &= rng.random((height, width)) > 0.03
+        mask[top, left] = True
+    return masks
