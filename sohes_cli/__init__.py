@@ -1,4 +1,28 @@
-"""SOHES: self-supervised open-world hierarchical entity segmentation (Cao et al., ICLR 2024, arXiv 2404.12386)."""
+"""SOHES: self-supervised open-world hierarchical entity segmentation (Cao et al., ICLR 2024, arXiv 2404.12386).
 
-__all__ = ["__version__"]
+from sohes_cli import Segmenter
+prediction = Segmenter.load("runs/instruct")("photo.jpg")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sohes_cli.inference.config import SegmentConfig
+    from sohes_cli.inference.prediction import Prediction
+    from sohes_cli.inference.segmenter import Segmenter
+
+__all__ = ["Prediction", "SegmentConfig", "Segmenter", "__version__"]
 __version__ = "0.1.0"
+
+_PLACES = {"Prediction": "inference.prediction", "SegmentConfig": "inference.config", "Segmenter": "inference.segmenter"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for only then: PyTorch takes seconds, and `sohes --help` needs none of it."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -21,6 +21,8 @@ from sohes_cli.commands.explore import explore
 from sohes_cli.commands.export import export
 from sohes_cli.commands.pretrain import pretrain
 from sohes_cli.commands.samples import samples
+from sohes_cli.commands.segment import segment
+from sohes_cli.commands.train import train
 from sohes_cli.commands.view import view
 from sohes_cli.errors import SohesError
 from sohes_cli.explore.interruption import INTERRUPTED
@@ -40,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find every entity of a photograph, its parts and their parts, learned from raw images alone (SOHES, ICLR 2024).",
 )
-for command in (samples, pretrain, explore, view, evaluate, convert, export, bench):
+for command in (samples, pretrain, explore, train, segment, view, evaluate, convert, export, bench):
     app.command()(command)
 
 

@@ -1,15 +1,16 @@
-"""How the numbers of a run change with its steps: each is a function of the step alone, so a resumed run needs no state of them."""
+"""How the numbers of a pretraining run change with its steps: each is a function of the step alone."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sohes_cli.training.schedules import cosine, warmup_rise
 
 if TYPE_CHECKING:
     from sohes_cli.pretrain.config import PretrainConfig
 
-__all__ = ["StepValues", "cosine", "step_values"]
+__all__ = ["StepValues", "step_values"]
 
 _FINAL_RATE = 0.01  # of the learning rate
 
@@ -34,18 +35,12 @@ def step_values(step: int, steps: int, config: PretrainConfig) -> StepValues:
     optimizer, loss = config.optimizer, config.loss
     warmup = round(optimizer.warmup * steps)
     done = step / max(1, steps - 1)
-    rise = min(1.0, (step + 1) / (warmup + 1))
     fall = cosine(optimizer.learning_rate, _FINAL_RATE * optimizer.learning_rate, max(0, step - warmup) / max(1, steps - 1 - warmup))
     warm = min(1.0, step / (loss.temperature_warmup * steps)) if loss.temperature_warmup else 1.0
     return StepValues(
-        learning_rate=rise * fall,
+        learning_rate=warmup_rise(step, warmup) * fall,
         weight_decay=cosine(optimizer.weight_decay, optimizer.weight_decay_end, done),
         teacher_momentum=cosine(optimizer.teacher_momentum, 1.0, done),
         teacher_temperature=loss.teacher_temperature_start + warm * (loss.teacher_temperature - loss.teacher_temperature_start),
         prototypes_frozen=step < optimizer.freeze_prototypes * steps,
     )
-
-
-def cosine(start: float, end: float, share: float) -> float:
-    """From `start` (share 0) to `end` (share 1) along half a cosine."""
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import time
+import shlex
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-import torch
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import gather_object
 
 from sohes_cli.errors import SohesError, UsageError
-from sohes_cli.explore.interruption import StopRequest
-from sohes_cli.explore.shards import Shard, shard_of_environment
+from sohes_cli.explore.distilled import BACKBONE_NAME
+from sohes_cli.explore.shards import shard_of_environment
 from sohes_cli.pretrain.data import batches
 from sohes_cli.pretrain.diagnostics import MIN_FEATURE_RANK
-from sohes_cli.pretrain.report import Outcome, Progress, announce, conclude, print_outcome
-from sohes_cli.pretrain.run_folder import RunFolder, describe_run
+from sohes_cli.pretrain.run_folder import pretrain_run, save_run
 from sohes_cli.pretrain.sources import ImageSource, open_source
 from sohes_cli.pretrain.training import Pretraining
-from sohes_cli.processes import available_cores
+from sohes_cli.training.distribution import by_main, check_device, default_workers, require_divisible, require_same_step
 from sohes_cli.training.metrics import MetricsLog
+from sohes_cli.training.report import Outcome, Progress, Stopwatch, announce, conclude, peak_memory_gib, print_outcome
+from sohes_cli.training.steps import is_due, take_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from sohes_cli.pretrain.config import PretrainConfig
     from sohes_cli.pretrain.views import Sample
+    from sohes_cli.training.run_folder import RunFolder
 
 __all__ = ["pretrain_folder"]
 
-_MAX_WORKERS = 8
+_SHOWN = ("loss", "feature_rank", "match_agreement", "images_per_second")
 _COLLAPSED_MEASUREMENTS = 3  # one batch may mislead
 
 
@@ -62,34 +62,38 @@ def pretrain_folder(
     Raises:
         SohesError: if the run cannot start, diverges or collapses, or a photograph could not be read (after the last step).
     """
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"--device must be auto or cpu, not {device!r}.", "Choose GPUs with CUDA_VISIBLE_DEVICES or accelerate launch.")
+    check_device(device)
     shard = shard_of_environment()
     source = open_source(images)
     training = Pretraining(config, config.steps_of(len(source)), device)
     _require_fit(training)
-    run = RunFolder(out, describe_run(source, config, training.precision))
-    _by_main(training, lambda: run.begin(overwrite))
+    run = pretrain_run(out, source, config, training.precision)
+    by_main(training.accelerator, lambda: run.begin(overwrite))
     outcome = Outcome(out, len(source) + len(source.unreadable), training.steps, config.optimizer.batch_size)
     _resume(training, run, outcome)
     main = training.accelerator.is_main_process
     if main:
-        announce(training, outcome)
+        announce(_described(training), training.accelerator, training.precision, outcome)
     with Progress(outcome, main) as progress:
         progress.fail([f"{name}: {reason}." for name, reason in source.unreadable] if main else ())
         if not outcome.finished:
-            _train(training, source, run, outcome, progress, _workers(training, shard) if workers < 0 else workers)
+            _train(training, source, run, outcome, progress, default_workers(training.accelerator, shard) if workers < 0 else workers)
     if not main:
         return outcome.finished
-    print_outcome(outcome, as_json)
-    return conclude(outcome)
+    ending = (f"The backbone is {out / BACKBONE_NAME}.", f"Next: sohes explore IMAGES --backbone {shlex.quote(str(out))}")
+    print_outcome(outcome, as_json, _SHOWN, ending)
+    return conclude(outcome, "backbone")
+
+
+def _described(training: Pretraining) -> str:
+    parameters = sum(p.numel() for p in training.teacher.vit.parameters())
+    return f"{training.config.model.name}, {parameters / 1e6:.1f} million parameters, patch {training.patch_size}"
 
 
 def _require_fit(training: Pretraining) -> None:
     """Refuse sizes that the patches or the processes do not divide."""
-    config, processes = training.config, training.accelerator.num_processes
-    if config.optimizer.batch_size % processes:
-        raise UsageError(f"--batch-size {config.optimizer.batch_size} cannot be shared by {processes} processes.", "Give a multiple.")
+    config = training.config
+    require_divisible(config.optimizer.batch_size, training.accelerator)
     for name in ("global_size", "local_size"):
         size = getattr(config.views, name)
         if size % training.patch_size:
@@ -102,11 +106,8 @@ def _resume(training: Pretraining, run: RunFolder, outcome: Outcome) -> None:
     """Go on from the newest checkpoint, if there is one."""
     newest = run.latest()
     if newest is not None:
-        outcome.done, failed = training.load(newest)
-        outcome.add_failures(failed)
-    outcome.done_before = outcome.saved = outcome.done
-    if len(set(gather_object([outcome.done]))) > 1:
-        raise SohesError(f"The processes do not see the same checkpoints in --out {run.path}.", "Choose a folder that all machines share.")
+        outcome.resume(*training.load(newest))
+    require_same_step(outcome.done, run.path)
 
 
 def _train(training: Pretraining, source: ImageSource, run: RunFolder, outcome: Outcome, progress: Progress, workers: int) -> None:
@@ -114,18 +115,10 @@ def _train(training: Pretraining, source: ImageSource, run: RunFolder, outcome: 
     accelerator = training.accelerator
     process, processes = accelerator.process_index, accelerator.num_processes
     place = {"workers": workers, "process": process, "processes": processes}
-    written = MetricsLog(run.path, outcome.done) if accelerator.is_main_process else nullcontext()
-    with written as log, StopRequest("Stopping after this step; Ctrl-C again stops at once.") as stop:
+    left = batches(source, training.config, training.patch_size, outcome.done, outcome.steps, **place)
+    with MetricsLog(run.path, outcome.done) if accelerator.is_main_process else nullcontext() as log:
         loop = _Loop(training, run, outcome, progress, log)
-        try:
-            with batches(source, training.config, training.patch_size, outcome.done, outcome.steps, **place) as samples:
-                for sample in samples:
-                    loop.take(sample)
-                    if _any_process(training, stop.is_set()):
-                        loop.save()
-                        return
-        except KeyboardInterrupt:  # the second Ctrl-C: steps since the newest checkpoint are lost
-            return
+        take_steps(left, loop.take, loop.save, accelerator)
 
 
 class _Loop:
@@ -141,8 +134,8 @@ class _Loop:
 
     def __init__(self, training: Pretraining, run: RunFolder, outcome: Outcome, progress: Progress, log: MetricsLog | None) -> None:
         self._training, self._run, self._outcome, self._progress, self._log = training, run, outcome, progress, log
+        self._stopwatch = Stopwatch(outcome)
         self._collapsed = 0  # measurements in a row
-        self._start = time.perf_counter()
 
     def take(self, sample: Sample) -> None:
         """Take a step; measure, log and save where that is due.
@@ -151,11 +144,13 @@ class _Loop:
         """
         outcome, config = self._outcome, self._training.config.run
         step = outcome.done + 1
-        logged, saved = (step == outcome.steps or step % every == 0 for every in (config.log_every, config.checkpoint_every))
+        logged, saved = (is_due(step, outcome.steps, every) for every in (config.log_every, config.checkpoint_every))
         self._progress.fail(sample.errors)
         outcome.numbers = self._training.step(sample, outcome.done, diagnosed=logged or saved)
         outcome.done = step
-        outcome.numbers |= self._machine_numbers()
+        outcome.numbers |= self._stopwatch.numbers()
+        if self._training.accelerator.device.type == "cuda":
+            outcome.numbers["memory_gib"] = peak_memory_gib(self._training.accelerator.device)
         self._progress.step()
         if logged and self._log is not None:
             self._log.write(step, outcome.numbers)
@@ -170,7 +165,7 @@ class _Loop:
         if self._collapsed or outcome.saved == outcome.done:
             return
         outcome.add_failures(gather_object(list(outcome.failed)))
-        _by_main(self._training, lambda: self._run.save(self._training, outcome.done, outcome.failed))
+        by_main(self._training.accelerator, lambda: save_run(self._run, self._training, outcome.done, outcome.failed))
         outcome.saved = outcome.done
 
     def _examine(self) -> None:
@@ -186,37 +181,3 @@ class _Loop:
             f"find their place in another view; {kept}.",
             "Lower --learning-rate, or raise optimizer.teacher_momentum or --batch-size, and begin anew.",
         )
-
-    def _machine_numbers(self) -> dict[str, float]:
-        outcome = self._outcome
-        outcome.seconds = time.perf_counter() - self._start
-        images = outcome.batch_size * (outcome.done - outcome.done_before)
-        numbers = {"images_per_second": images / max(outcome.seconds, 1e-9), "seconds": outcome.seconds}
-        if self._training.accelerator.device.type == "cuda":
-            numbers["memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
-        return numbers
-
-
-def _workers(training: Pretraining, shard: Shard) -> int:
-    """Processes that read photographs for this one: on a CPU one reads faster than the others train."""
-    cores = max(1, available_cores() // shard.local_count)
-    return 1 if training.accelerator.device.type == "cpu" else min(_MAX_WORKERS, cores)
-
-
-def _any_process(training: Pretraining, flag: bool) -> bool:
-    """Whether any process was told to stop: a signal may reach one of them first."""
-    flags = training.accelerator.gather(torch.tensor([flag], device=training.accelerator.device))
-    return bool(torch.as_tensor(flags).any())
-
-
-def _by_main(training: Pretraining, action: Callable[[], object]) -> None:
-    """Let the main process act while the others wait; if it fails, they fail with it."""
-    failure: list[SohesError | None] = [None]
-    if training.accelerator.is_main_process:
-        try:
-            action()
-        except SohesError as error:
-            failure = [error]
-    broadcast_object_list(failure)
-    if failure[0] is not None:
-        raise failure[0]

@@ -14,10 +14,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from sohes_cli.errors import SohesError, UsageError, WeightsError
+from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.explore.distilled import BACKBONE_NAME
 from sohes_cli.explore.weights import load_into, load_state_dict
 from sohes_cli.pretrain.diagnostics import diagnose
@@ -26,6 +25,7 @@ from sohes_cli.pretrain.networks import Network, update_teacher, use_fused_atten
 from sohes_cli.pretrain.photometric import change_colors, normalized
 from sohes_cli.pretrain.schedules import StepValues, step_values
 from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
+from sohes_cli.training.distribution import make_accelerator, out_of_memory, resolve_precision, seed_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sohes_cli.pretrain.config import PretrainConfig
     from sohes_cli.pretrain.views import Sample, Views
 
-__all__ = ["CHECKPOINT_FORMAT", "Pretraining", "resolve_precision"]
+__all__ = ["CHECKPOINT_FORMAT", "Pretraining"]
 
 CHECKPOINT_FORMAT = "sohes-pretrain-checkpoint"
 
@@ -60,7 +60,7 @@ class Pretraining:
 
     def __init__(self, config: PretrainConfig, steps: int, device: str = "auto") -> None:
         self.config, self.steps = config, steps
-        self.accelerator = _accelerator(device)
+        self.accelerator = make_accelerator(device)
         on_cpu = self.accelerator.device.type == "cpu"
         self.precision = resolve_precision(config.optimizer.precision, on_cpu)
         torch.manual_seed(config.run.seed)
@@ -95,7 +95,7 @@ class Pretraining:
             SohesError: if the loss or its gradient is not finite, or a GPU's memory does not suffice; parameters are then as they were.
         """
         values = step_values(step, self.steps, self.config)
-        torch.manual_seed((self.config.run.seed * 1_000_003 + step) * 1009 + self.accelerator.process_index)  # stochastic depth
+        seed_step(self.accelerator, self.config.run.seed, step)
         try:
             sample = sample.to(self.accelerator.device)
             found, taught = self._look(sample)
@@ -105,7 +105,8 @@ class Pretraining:
             numbers = self._means({"loss": total} | {f"loss_{name}": loss for name, loss in losses.items()})
             numbers["gradient_norm"] = self._descend(total, numbers["loss"], values, step)
         except torch.OutOfMemoryError as error:
-            raise self._out_of_memory() from error
+            hint = "Lower --batch-size, --set views.global_size or --set views.local_views, or use --set optimizer.precision=bf16."
+            raise out_of_memory(self.accelerator, self.config.optimizer.batch_size, hint) from error
         numbers |= {"learning_rate": values.learning_rate, "teacher_momentum": values.teacher_momentum}
         if diagnosed:
             measured = diagnose(taught, targets, sample.globals.boxes, values.teacher_temperature)
@@ -179,33 +180,6 @@ class Pretraining:
         self.optimizer.step()
         update_teacher(self.teacher, student, values.teacher_momentum)
         return norm
-
-    def _out_of_memory(self) -> SohesError:
-        size, processes = self.config.optimizer.batch_size, self.accelerator.num_processes
-        shared = f", {size // processes} on each of {processes} devices" if processes > 1 else ""
-        return SohesError(
-            f"The memory of {self.accelerator.device} does not suffice for --batch-size {size}{shared}.",
-            "Lower --batch-size, --set views.global_size or --set views.local_views, or use --set optimizer.precision=bf16.",
-        )
-
-
-def _accelerator(device: str) -> Accelerator:
-    """This process's place among all; the precision is the run's own, because Accelerate would keep it for the whole program."""
-    try:
-        return Accelerator(mixed_precision="no", cpu=device == "cpu" or not torch.cuda.is_available())
-    except ValueError as error:  # also if the environment's variables of a launcher are incomplete
-        raise UsageError(
-            f"The processes cannot be set up: {error}", "Start with accelerate launch or torchrun, in a new program."
-        ) from error
-
-
-def resolve_precision(precision: str, on_cpu: bool) -> str:
-    """`fp32` or `bf16`: what `auto` means on this machine."""
-    if precision != "auto":
-        return precision
-    if on_cpu:
-        return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") or torch.cpu.get_capabilities().get("amx_tile") else "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 
 def _pixels(views: Views) -> Tensor:

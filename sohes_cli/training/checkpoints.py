@@ -30,6 +30,7 @@ __all__ = [
     "optimizer_tensors",
     "prune_checkpoints",
     "read_tensors",
+    "stored_format",
     "with_prefix",
     "write_tensors",
 ]
@@ -73,6 +74,17 @@ def read_tensors(
         found = description.get("format", "of another program") if isinstance(description, dict) else "of another program"
         raise WeightsError(f"{path} is not a {wanted_format} file, but {found!r}.", f"Give a file of the kind {wanted_format}.")
     return tensors, description
+
+
+def stored_format(path: Path) -> str | None:
+    """The `format` of a file that `write_tensors` wrote; None for a file of another program, or one that cannot be read."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            description = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+    except (OSError, SafetensorError, ValueError):
+        return None
+    found = description.get("format") if isinstance(description, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

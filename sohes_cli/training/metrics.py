@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import numpy as np
+    from numpy.typing import NDArray
     from tensorboardX import SummaryWriter
 
 __all__ = ["BOARD_NAME", "METRICS_NAME", "MetricsLog", "read_metrics"]
@@ -56,6 +58,10 @@ class MetricsLog:
             self._file.write(json.dumps(line).encode() + b"\n")
         for name, value in finite.items():
             self._board.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, pixels: NDArray[np.uint8]) -> None:
+        """Show a picture of a step in TensorBoard, RGB [H, W, 3]."""
+        self._board.add_image(name, pixels, step, dataformats="HWC")
 
     @contextmanager
     def _storing(self) -> Iterator[None]:

@@ -19,9 +19,8 @@ from tolerances import RELATIVE_RMS, assert_near
 from sohes_cli.errors import SohesError
 from sohes_cli.explore import interruption
 from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME
-from sohes_cli.pretrain import data, diagnostics, training
+from sohes_cli.pretrain import diagnostics, training
 from sohes_cli.pretrain.session import pretrain_folder
-from sohes_cli.pretrain.sources import open_source
 from sohes_cli.pretrain.training import Pretraining
 from sohes_cli.training.checkpoints import read_tensors
 
@@ -262,21 +261,6 @@ def test_nothing_but_damaged_photographs(out: Path, tmp_path: Path) -> None:
     with pytest.raises(SohesError, match="2 photographs in a row cannot be read; the last: ") as caught:
         train(folder, out, workers=1)
     assert "Traceback" not in str(caught.value)
-
-
-def test_a_worker_that_is_killed_is_named(photos: Path) -> None:
-    others = workers_of(os.getpid())  # other tests keep processes for their work
-
-    def read_and_kill() -> None:
-        with data.batches(open_source(photos), CONFIG, 8, 0, 10_000, workers=1, process=0, processes=1) as samples:
-            for _ in samples:
-                for worker in workers_of(os.getpid()):
-                    if worker not in others:
-                        worker.kill()
-
-    with pytest.raises(SohesError, match="A process that reads photographs was killed") as caught:
-        read_and_kill()
-    assert "Run the same command again" in caught.value.hint
 
 
 def test_two_processes_take_the_steps_of_one(start: Callable, photos: Path, out: Path, tmp_path: Path) -> None:

@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import timm
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from pretrain_cases import tiny_config
 from safetensors.torch import save_file
 from tolerances import RELATIVE_RMS
 
-from sohes_cli.errors import SohesError, UsageError, WeightsError
+from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.pretrain import training
 from sohes_cli.pretrain.data import batches
 from sohes_cli.pretrain.networks import Network
-from sohes_cli.pretrain.run_folder import RunFolder, describe_run
+from sohes_cli.pretrain.run_folder import pretrain_run, save_run
 from sohes_cli.pretrain.sources import open_source
-from sohes_cli.pretrain.training import Pretraining, resolve_precision
+from sohes_cli.pretrain.training import Pretraining
 from sohes_cli.training.checkpoints import write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -172,8 +169,7 @@ def test_a_state_without_its_step_is_refused(tmp_path: Path) -> None:
 def test_weights_are_an_earlier_runs_or_timms_own(photos: Path, tmp_path: Path) -> None:
     config = tiny_config(STEPS)
     earlier = begun(replace(config, run=replace(config.run, seed=5)))
-    folder = RunFolder(tmp_path / "run", describe_run(open_source(photos), config, "fp32"))
-    folder.save(earlier, 0)
+    save_run(pretrain_run(tmp_path / "run", open_source(photos), config, "fp32"), earlier, 0)
     save_file(timm.create_model(config.model.name, num_classes=0, **config.model.shape).state_dict(), tmp_path / "timm.safetensors")
     wanted = earlier.teacher.vit.state_dict()
     for weights in (tmp_path / "run", tmp_path / "run" / "backbone.safetensors"):
@@ -196,25 +192,3 @@ def test_precisions_may_change_within_a_program(photos: Path) -> None:
         training = begun(config)
         assert training.precision == precision
         assert math.isfinite(training.step(samples_of(photos, config, 1)[0], 0)["loss"])
-
-
-@pytest.fixture
-def _fresh_accelerate() -> Iterator[None]:
-    """Accelerate's state of this program, as if it had just begun, before and after."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
-@pytest.mark.usefixtures("_fresh_accelerate")
-def test_an_accelerator_of_the_program_that_does_not_fit_is_wrong_usage() -> None:
-    Accelerator(mixed_precision="bf16", cpu=True)
-    with pytest.raises(UsageError, match="mixed_precision") as caught:
-        begun(tiny_config(STEPS))
-    assert "in a new program" in caught.value.hint
-
-
-def test_precision_auto_is_one_that_the_device_has() -> None:
-    assert resolve_precision("fp32", on_cpu=False) == "fp32"
-    assert resolve_precision("bf16", on_cpu=True) == "bf16"
-    assert resolve_precision("auto", on_cpu=True) in ("fp32", "bf16")

@@ -8,7 +8,9 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.crc32c import crc32c
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -106,3 +108,12 @@ def test_a_folder_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").write_text("a file in its place")
     with pytest.raises(StoreError, match="cannot be written"):
         MetricsLog(tmp_path, 0)
+
+
+def test_a_picture_is_stored_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 11, 3), np.uint8)
+    with MetricsLog(tmp_path, 0) as log:
+        log.picture(4, "predictions", pixels)
+    ((step, value),) = [(e.step, v) for e in events(tmp_path) for v in e.summary.value]
+    assert (step, value.tag) == (4, "predictions")
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(value.image.encoded_image_string)).convert("RGB")), pixels)

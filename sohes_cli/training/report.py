@@ -1,29 +1,32 @@
-"""What `sohes pretrain` says: how it starts, its progress and its failures on stderr, and its end on stdout."""
+"""What a run of training says: how it starts, its progress and its failures on stderr, and its end on stdout."""
 
 from __future__ import annotations
 
 import json
-import shlex
+import resource
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+import torch
 import typer
 from tqdm import tqdm
 
 from sohes_cli.errors import SohesError, one_line
-from sohes_cli.explore.distilled import BACKBONE_NAME
 from sohes_cli.explore.shards import is_launched_alone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
-    from sohes_cli.pretrain.training import Pretraining
+    from accelerate import Accelerator
 
-__all__ = ["Outcome", "Progress", "announce", "conclude", "print_outcome"]
+__all__ = ["Outcome", "Progress", "Stopwatch", "announce", "conclude", "peak_memory_gib", "print_outcome"]
 
 _SHOWN_FAILURES = 5
+_POSTFIX = {"loss": ("loss", ".3f"), "learning_rate": ("lr", ".1e"), "memory_gib": ("GiB", ".1f")}
 
 
 @dataclass
@@ -59,7 +62,12 @@ class Outcome:
         """Whether all steps are done."""
         return self.done == self.steps
 
-    def add_failures(self, messages: list[str] | tuple[str, ...]) -> list[str]:
+    def resume(self, done: int, failed: Iterable[str]) -> None:
+        """Go on after the checkpoint of step `done`, with the messages that it holds; step 0 if there is none."""
+        self.done_before = self.saved = self.done = done
+        self.add_failures(failed)
+
+    def add_failures(self, messages: Iterable[str]) -> list[str]:
         """Keep the messages, each once; those that are new."""
         new = [message for message in dict.fromkeys(messages) if message not in self.failed]
         self.failed |= dict.fromkeys(new)
@@ -81,6 +89,33 @@ class Outcome:
         }
 
 
+class Stopwatch:
+    """Measures how fast a run goes, from now on.
+
+    Args:
+        outcome: of the run, whose `seconds` it keeps.
+    """
+
+    def __init__(self, outcome: Outcome) -> None:
+        self._outcome = outcome
+        self._start = time.perf_counter()
+
+    def numbers(self) -> dict[str, float]:
+        """Photographs a second and seconds since the start, for the log of a step that was just done."""
+        outcome = self._outcome
+        outcome.seconds = time.perf_counter() - self._start
+        images = outcome.batch_size * (outcome.done - outcome.done_before)
+        return {"images_per_second": images / max(outcome.seconds, 1e-9), "seconds": outcome.seconds}
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """The most memory that this process held so far, in GiB: of the GPU, or, on a CPU, of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB here
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
 class Progress:
     """A bar on a terminal, and a line for every photograph that cannot be read.
 
@@ -96,12 +131,14 @@ class Progress:
         self._bar = tqdm(total=outcome.steps * size, initial=outcome.done * size, unit="img", disable=not shown, dynamic_ncols=True)
 
     def step(self) -> None:
-        """Show that a step was taken."""
+        """Show that a step was taken, and those of its numbers that matter."""
         numbers = self._outcome.numbers
-        self._bar.set_postfix(loss=f"{numbers['loss']:.3f}", lr=f"{numbers['learning_rate']:.1e}", refresh=False)
+        self._bar.set_postfix(
+            {label: f"{numbers[name]:{form}}" for name, (label, form) in _POSTFIX.items() if name in numbers}, refresh=False
+        )
         self._bar.update(self._outcome.batch_size)
 
-    def fail(self, messages: list[str] | tuple[str, ...]) -> None:
+    def fail(self, messages: Iterable[str]) -> None:
         """Print why photographs could not be read, one line each and each once."""
         for message in self._outcome.add_failures(messages):
             self._bar.write(f"Failed: {one_line(message)}", file=sys.stderr)
@@ -113,36 +150,50 @@ class Progress:
         self._bar.close()
 
 
-def announce(training: Pretraining, outcome: Outcome) -> None:
-    """Print what is trained, where, on how many photographs and for how long."""
-    processes, device = training.accelerator.num_processes, training.accelerator.device.type
-    parameters = sum(p.numel() for p in training.teacher.vit.parameters())
-    where = f"{processes} process{'es' if processes > 1 else ''} on {device}, {training.precision}"
-    typer.echo(f"{training.config.model.name}, {parameters / 1e6:.1f} million parameters, patch {training.patch_size}; {where}.", err=True)
+def announce(model: str, accelerator: Accelerator, precision: str, outcome: Outcome) -> None:
+    """Print what is trained, where, on how many photographs and for how long.
+
+    Args:
+        model: what is trained, in a few words.
+        accelerator: the process group and the device.
+        precision: of the run.
+        outcome: of the run before its first step.
+    """
+    processes, device = accelerator.num_processes, accelerator.device.type
+    typer.echo(f"{model}; {processes} process{'es' if processes > 1 else ''} on {device}, {precision}.", err=True)
     if is_launched_alone():
         typer.echo("accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.", err=True)
     done = f", {outcome.done} of them done before" if outcome.done else ""
     typer.echo(f"{outcome.photographs} photographs, {outcome.steps} steps of {outcome.batch_size}{done}.", err=True)
 
 
-def print_outcome(outcome: Outcome, as_json: bool) -> None:
-    """Print the end of a run on stdout: one JSON object, or its last numbers and what to do next."""
+def print_outcome(outcome: Outcome, as_json: bool, shown: Sequence[str], ending: Sequence[str]) -> None:
+    """Print the end of a run on stdout: one JSON object, or its last numbers and what to do next.
+
+    Args:
+        outcome: of the run.
+        as_json: whether other programs read it.
+        shown: names of the numbers to print, where the last step has them.
+        ending: lines that follow when all steps are done.
+    """
     if as_json:
         typer.echo(json.dumps(outcome.to_json()))  # in ASCII, so that no locale can fail it
         return
     if outcome.numbers:
-        shown = ("loss", "feature_rank", "match_agreement", "images_per_second")
         found = ", ".join(f"{name.replace('_', ' ')} {outcome.numbers[name]:.3g}" for name in shown if name in outcome.numbers)
         typer.echo(f"Step {outcome.done} of {outcome.steps}: {found}.")
     elif outcome.finished:
         typer.echo(f"All {outcome.steps} steps of the run in {outcome.out} were done before.")
-    if outcome.finished:
-        typer.echo(f"The backbone is {outcome.out / BACKBONE_NAME}.")
-        typer.echo(f"Next: sohes explore IMAGES --backbone {shlex.quote(str(outcome.out))}")
+    for line in ending if outcome.finished else ():
+        typer.echo(line)
 
 
-def conclude(outcome: Outcome) -> bool:
+def conclude(outcome: Outcome, result: str) -> bool:
     """Say how an unfinished run goes on.
+
+    Args:
+        outcome: of the run.
+        result: what was trained, in a word.
 
     Returns:
         Whether the run is finished.
@@ -160,6 +211,6 @@ def conclude(outcome: Outcome) -> bool:
         more = "; ..." if len(outcome.failed) > _SHOWN_FAILURES else ""
         raise SohesError(
             f"{len(outcome.failed)} of {outcome.photographs} photographs could not be read: {shown}{more}",
-            "The backbone was trained on the others.",
+            f"The {result} was trained on the others.",
         )
     return True

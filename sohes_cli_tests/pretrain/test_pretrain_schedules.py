@@ -1,4 +1,4 @@
-"""Schedules: their ends, their directions, and runs of one step."""
+"""Schedules of pretraining: their ends, their directions, and runs of one step."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import pytest
 
 from sohes_cli.pretrain.config import pretrain_config
-from sohes_cli.pretrain.schedules import cosine, step_values
+from sohes_cli.pretrain.schedules import step_values
 
 STEPS = 200
 
@@ -53,10 +53,6 @@ def test_a_run_of_one_step_has_finite_numbers() -> None:
     (only,) = values(steps=1)
     assert all(math.isfinite(v) for v in (only.learning_rate, only.weight_decay, only.teacher_momentum, only.teacher_temperature))
     assert only.learning_rate > 0
-
-
-def test_half_a_cosine() -> None:
-    assert [cosine(2.0, 4.0, share) for share in (0, 0.5, 1, 3)] == pytest.approx([2, 3, 4, 4])
 
 
 def test_a_warm_up_of_the_whole_run_only_rises_and_nearly_arrives() -> None:

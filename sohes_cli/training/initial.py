@@ -1,0 +1,34 @@
+"""What a run starts from when `--init` is given: a model of an earlier run, or a published checkpoint of the same parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from sohes_cli.model.files import MODEL_FORMAT, find_model
+from sohes_cli.model.public_weights import load_public
+from sohes_cli.training.checkpoints import load_module, read_tensors, stored_format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sohes_cli.model.segmentation_model import EntityModel
+
+__all__ = ["start_from"]
+
+
+def start_from(model: EntityModel, path: Path) -> None:
+    """Fill a model from a model file, the folder of a run, or a public checkpoint, of which what it lacks stays as it is.
+
+    Raises:
+        UsageError: if there is no such file.
+        WeightsError: if it is damaged, or belongs to another model; says what does not fit.
+    """
+    file = find_model(path)
+    if file.suffix == ".safetensors" and stored_format(file) is not None:
+        tensors, _ = read_tensors(file, MODEL_FORMAT)
+        load_module(model, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, "model", file)
+        return
+    report = load_public(model, file)
+    typer.echo(f"{file}: {len(report.loaded)} tensors taken, {len(report.missing)} of the model's not found.", err=True)

@@ -1,0 +1,266 @@
+"""One optimizer step of phases 2 and 3, and all that a checkpoint must hold of it.
+
+    batch -> model -> matching -> losses -> gradients, over all parts and processes -> AdamW
+
+Whatever is random in a step comes from the run's seed, the step and the samples' numbers, so parameters, moments and the state of the
+fp16 scaler are the whole state: a resumed run is the run that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sohes_cli.errors import SohesError, WeightsError
+from sohes_cli.model.backbone import choose_attention, start_weights
+from sohes_cli.model.pixels import network_input
+from sohes_cli.model.segmentation_model import EntityModel
+from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
+from sohes_cli.training.distribution import any_process, make_accelerator, out_of_memory, resolve_precision, seed_step
+from sohes_cli.training.initial import start_from
+from sohes_cli.training.losses import LossTotals, ancestor_accuracy, count_totals, segmentation_losses, total_loss
+from sohes_cli.training.matcher import match_labels
+from sohes_cli.training.schedules import learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from sohes_cli.data.batch import Batch
+    from sohes_cli.model.output import Output
+    from sohes_cli.training.config import TrainConfig
+
+__all__ = ["CHECKPOINT_FORMAT", "Learner"]
+
+CHECKPOINT_FORMAT = "sohes-train-checkpoint"
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST_SCALE = 1.0  # of the fp16 scaler: gradients that overflow even then are not finite themselves
+_LESS_MEMORY = (
+    "Raise --set optimizer.accumulate, use --set optimizer.checkpointing=true or optimizer.precision=bf16, or lower --image-size, "
+    "--set data.max_labels or loss.points."
+)
+_RETRY = "Begin anew with a lower --learning-rate or optimizer.gradient_clip, or optimizer.precision=fp32; checkpoints are kept."
+
+
+class Learner:
+    """The model and optimizer of a run.
+
+    Args:
+        config: the settings.
+        device: `cpu`, or `auto` for what Accelerate finds.
+        init: a model file, a run's folder or a public checkpoint to start from; None for what `model.weights` names.
+
+    Attributes:
+        accelerator: the process group and the device.
+        precision: `fp32`, `bf16` or `fp16`.
+        model: the network, wrapped for several processes.
+
+    Raises:
+        SohesError: if the model cannot be built or cannot start from the weights, or the processes cannot find each other.
+    """
+
+    def __init__(self, config: TrainConfig, device: str = "auto", init: Path | None = None) -> None:
+        self.config = config
+        self.accelerator = make_accelerator(device)
+        on_gpu = self.accelerator.device.type != "cpu"
+        self.precision = resolve_precision(config.optimizer.precision, not on_gpu)
+        torch.manual_seed(config.run.seed)
+        model = EntityModel(config.model)
+        if init is None:
+            start_weights(model.backbone, config.model)
+        else:
+            start_from(model, init)
+        choose_attention(model.backbone, on_gpu)
+        model.backbone.checkpointing = config.optimizer.checkpointing
+        if config.optimizer.compile:
+            for block in model.backbone.vit.blocks:
+                block.compile(dynamic=True)
+        optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.optimizer.learning_rate, fused=True)
+        self.model, self.optimizer = self.accelerator.prepare(model.train(), optimizer)
+        self._scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def network(self) -> EntityModel:
+        """The model itself."""
+        network: EntityModel = self.accelerator.unwrap_model(self.model)
+        return network
+
+    def step(self, batch: Batch, step: int, diagnosed: bool = False) -> dict[str, float]:
+        """Take one optimizer step.
+
+        Args:
+            batch: this process's part of it.
+            step: its number, from 0.
+            diagnosed: also measure the ancestors.
+
+        Returns:
+            The losses of the whole step, over all processes, and the numbers of the optimizer.
+
+        Raises:
+            SohesError: if predictions, losses or gradients are not finite, or a GPU's memory does not suffice; parameters are then as
+                they were.
+        """
+        optimizer = self.config.optimizer
+        rate = optimizer.learning_rate * learning_rate(step, optimizer.steps, optimizer)
+        seed_step(self.accelerator, self.config.run.seed, step)
+        try:
+            numbers = self._accumulate(batch, diagnosed)
+            numbers["gradient_norm"] = self._descend(rate, numbers["loss"], batch, step)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.accelerator, optimizer.batch_size, _LESS_MEMORY) from error
+        return numbers | {"learning_rate": rate}
+
+    @torch.no_grad()
+    def predict(self, pixels: Tensor, sizes: tuple[tuple[int, int], ...]) -> Output:
+        """What the model says of a batch in eval mode, in the precision of the run; see `EntityModel`."""
+        self.network.eval()
+        try:
+            with self._autocast():
+                output: Output = self.network(pixels, sizes)
+        finally:
+            self.network.train()
+        return output
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """The losses and ancestor accuracy of a batch in eval mode, of this process alone; nothing is trained."""
+        self.network.eval()
+        totals = count_totals([batch], self.config.model.queries, self.config.loss)
+        try:
+            numbers = self._numbers(*self._losses(self.network, batch.to(self.accelerator.device), totals), diagnosed=True)
+        finally:
+            self.network.train()
+        return {name: float(value) for name, value in numbers.items()}
+
+    def save(self, path: Path, step: int, description: dict[str, Any], failed: Iterable[str] = ()) -> None:
+        """Write the state after `step` steps, and the messages of photographs that failed; only the main process may call it."""
+        tensors = with_prefix("model", self.network.state_dict())
+        tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer.optimizer))
+        state = {"step": step, "steps": self.config.optimizer.steps, "failed": list(failed), "scaler": self._scaler.state_dict()}
+        write_tensors(path, tensors, {**description, **state, "format": CHECKPOINT_FORMAT})
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Read a state back.
+
+        Returns:
+            The description of the checkpoint: `step`, `failed` and what the run added.
+
+        Raises:
+            WeightsError: if the file is damaged or of another run.
+        """
+        hint = "Delete it to continue from an older checkpoint, if there is one."
+        tensors, description = read_tensors(path, CHECKPOINT_FORMAT, hint)
+        steps = self.config.optimizer.steps
+        if not isinstance(description.get("step"), int) or description.get("steps") != steps:
+            found = f"step {description.get('step')} of {description.get('steps')}"
+            raise WeightsError(f"{path} is after {found}, but this run has {steps} steps.", hint)
+        load_module(self.network, tensors, "model", path)
+        load_optimizer(self.optimizer.optimizer, tensors, "optimizer", path)
+        self._scaler.load_state_dict(description.get("scaler") or self._scaler.state_dict())
+        return description
+
+    def _accumulate(self, batch: Batch, diagnosed: bool) -> dict[str, float]:
+        """Add up the gradients of all parts of a step; its losses, over all processes."""
+        self.optimizer.zero_grad()
+        parts = batch.split(self.config.optimizer.accumulate)
+        totals = self._totals(parts)
+        added: dict[str, list[Tensor]] = {}
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                losses, accuracies = self._losses_of_all(part, totals)
+                total = total_loss(losses, self.config.loss) * self.accelerator.num_processes  # gradients are averaged over them
+                self._scaler.scale(total).backward()
+            for name, value in self._numbers(losses, accuracies, diagnosed and last).items():
+                added.setdefault(name, []).append(value)
+        return self._reduced(added)
+
+    def _losses_of_all(self, part: Batch, totals: LossTotals) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The losses of a part; if they cannot be had in one process, all of them stop together."""
+        failure: SohesError | None = None
+        try:
+            found = self._losses(self.model, part.to(self.accelerator.device), totals)
+        except SohesError as error:
+            failure = SohesError(error.message, _RETRY)
+        if any_process(self.accelerator, failure is not None):
+            raise failure or SohesError("Another process has stopped.", "Its message says why.")
+        return found
+
+    def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of a batch as shares of the whole step's, and what the ancestor head got right."""
+        head = self.network.ancestor_head
+        with self._autocast():
+            output: Output = model(network_input(batch.pixels, batch.sizes), batch.sizes)
+            generators = [self._generator(number) for number in batch.numbers]
+            matches = match_labels(output, batch, self.config.loss, generators)
+            weights = (head.w1, head.w2)
+            losses = segmentation_losses(output, weights, batch, matches, self.config.loss, totals, generators)
+        return losses, ancestor_accuracy(output, weights, batch, matches)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, _TYPES[self.precision], enabled=self.precision != "fp32")
+
+    def _generator(self, number: int) -> torch.Generator:
+        """The source of everything random about a sample, whichever process and part it is in."""
+        return torch.Generator(self.accelerator.device).manual_seed((self.config.run.seed + 1) * 1_000_000_007 + number)
+
+    def _totals(self, parts: list[Batch]) -> LossTotals:
+        mine = count_totals(parts, self.config.model.queries, self.config.loss)
+        summed: Tensor = self.accelerator.reduce(mine.to_tensor().to(self.accelerator.device), "sum")
+        return LossTotals.from_tensor(summed)
+
+    def _numbers(self, losses: dict[str, Tensor], accuracies: dict[str, Tensor], diagnosed: bool) -> dict[str, Tensor]:
+        numbers = {"loss": total_loss(losses, self.config.loss)} | {f"loss_{name}": loss for name, loss in losses.items()}
+        return {name: value.detach() for name, value in (numbers | (accuracies if diagnosed else {})).items()}
+
+    def _reduced(self, added: dict[str, list[Tensor]]) -> dict[str, float]:
+        """Sums of losses over parts and processes, and means of accuracies over the processes that have one."""
+        values = torch.stack([torch.stack(parts).sum().float() for parts in added.values()])
+        known = values.isfinite()
+        is_loss = torch.tensor([name.startswith("loss") for name in added], device=values.device)
+        both: Tensor = self.accelerator.reduce(torch.stack([values.where(known | is_loss, 0), known.float()]), "sum")
+        means = torch.where(is_loss, both[0], both[0] / both[1])  # NaN where no process has one
+        return dict(zip(added, means.tolist(), strict=True))
+
+    def _descend(self, rate: float, loss: float, batch: Batch, step: int) -> float:
+        """Move the parameters along the gradient; its norm."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        optimizer = self.optimizer.optimizer
+        self._scaler.unscale_(optimizer)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.gradient_clip))
+        overflowed = self.precision == "fp16" and self._scaler.get_scale() > _LEAST_SCALE
+        if not math.isfinite(loss) or not (math.isfinite(norm) or overflowed):  # both are those of all processes, so all of them stop
+            names = ", ".join(batch.names[:4])
+            raise SohesError(
+                f"The loss or its gradient is not finite at step {step + 1} (loss {loss:g}, gradient norm {norm:g}; photographs {names}).",
+                _RETRY,
+            )
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return norm
+
+
+def _parameter_groups(model: EntityModel, config: TrainConfig) -> list[dict[str, Any]]:
+    """Matrices decay; norms, biases, embeddings and single tokens do not. The ViT has a learning rate of its own."""
+    still = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        embeds = name.endswith(("level_embed", "pos_embed", "cls_token", "reg_token"))
+        decays = parameter.ndim > 1 and not embeds and id(parameter) not in still
+        groups.setdefault((name.startswith("backbone.vit."), decays), []).append(parameter)
+    optimizer = config.optimizer
+    return [
+        {
+            "params": parameters,
+            "weight_decay": optimizer.weight_decay if decays else 0.0,
+            "rate": optimizer.backbone_rate if in_vit else 1.0,
+        }
+        for (in_vit, decays), parameters in groups.items()
+    ]

@@ -1,0 +1,152 @@
+"""The steps of a run of `sohes train`, each with what is due after it: log, validation, checkpoint, pictures.
+
+checkpoints/         step-NNNNNNNN.safetensors, all that a run needs to go on, the newest few
+model.safetensors    the model after the newest checkpoint: what `sohes segment` takes
+best.safetensors     the model of the checkpoint with the lowest validation loss (mean training loss, if nothing is held out)
+pictures/            predictions on the same few photographs, beside their labels
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import gather_object
+
+from sohes_cli.data.batch import collate
+from sohes_cli.errors import SohesError
+from sohes_cli.model.config import STRIDE
+from sohes_cli.model.files import BEST_NAME, MODEL_NAME, save_model
+from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints
+from sohes_cli.training.distribution import by_main
+from sohes_cli.training.pictures import draw_predictions, write_picture
+from sohes_cli.training.report import Stopwatch, peak_memory_gib
+from sohes_cli.training.steps import is_due
+
+if TYPE_CHECKING:
+    from sohes_cli.data.batch import Batch, Example
+    from sohes_cli.data.examples import ValidationExamples
+    from sohes_cli.training.learner import Learner
+    from sohes_cli.training.metrics import MetricsLog
+    from sohes_cli.training.report import Outcome, Progress
+    from sohes_cli.training.run_folder import RunFolder
+
+__all__ = ["Loop"]
+
+_CHECKED = "loss_validation"
+
+
+class Loop:
+    """See the module.
+
+    Args:
+        learner: what is trained.
+        run: where it is saved.
+        outcome: kept up to date.
+        progress: told of each step and failure.
+        log: where numbers go; None in a process that writes nothing.
+        validation: photographs that are measured, and not trained on.
+        shown: photographs of the pictures.
+        best: the lowest loss of a checkpoint so far.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        run: RunFolder,
+        outcome: Outcome,
+        progress: Progress,
+        log: MetricsLog | None,
+        validation: ValidationExamples,
+        shown: ValidationExamples,
+        best: float = math.inf,
+    ) -> None:
+        self._learner, self._run, self._outcome, self._progress, self._log = learner, run, outcome, progress, log
+        self._validation, self._shown, self._best = validation, shown, best
+        self._losses: list[float] = []  # since the last checkpoint
+        self._stopwatch = Stopwatch(outcome)
+
+    def take(self, batch: Batch) -> None:
+        """Take a step; measure, log, save and draw where that is due."""
+        outcome, config = self._outcome, self._learner.config.run
+        step = outcome.done + 1
+        logged, saved, drawn = (
+            is_due(step, outcome.steps, every) for every in (config.log_every, config.checkpoint_every, config.picture_every)
+        )
+        self._progress.fail(batch.errors)
+        outcome.numbers = self._learner.step(batch, outcome.done, diagnosed=logged)
+        self._losses.append(outcome.numbers["loss"])
+        outcome.done = step
+        outcome.numbers |= self._stopwatch.numbers() | {"memory_gib": peak_memory_gib(self._learner.accelerator.device)}
+        self._progress.step()
+        if saved:
+            outcome.numbers |= self._validate()
+        if logged and self._log is not None:
+            self._log.write(step, outcome.numbers)
+        if drawn and self._log is not None:
+            self._draw(step)
+        if saved:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, all processes together."""
+        outcome = self._outcome
+        if outcome.saved == outcome.done:
+            return
+        outcome.add_failures(gather_object(list(outcome.failed)))
+        by_main(self._learner.accelerator, self._write)
+        outcome.saved, self._losses = outcome.done, []
+
+    def _write(self) -> None:
+        """Write the best model, the model and the checkpoint, in this order: where the last is, the others are."""
+        learner, outcome, path = self._learner, self._outcome, self._run.path
+        described = self._described()
+        loss = outcome.numbers.get(_CHECKED, fmean(self._losses) if self._losses else math.inf)
+        if loss < self._best:
+            self._best = loss
+            save_model(path / BEST_NAME, learner.network, {**described, "loss": loss})
+        save_model(path / MODEL_NAME, learner.network, described)
+        best = self._best if math.isfinite(self._best) else None
+        learner.save(checkpoint_path(self._run.checkpoints, outcome.done), outcome.done, {**described, "best": best}, outcome.failed)
+        prune_checkpoints(self._run.checkpoints, learner.config.run.keep)
+
+    def _described(self) -> dict[str, Any]:
+        """What travels with every file: settings, versions and the hash of the labels."""
+        there = self._run.description
+        kept = {name: there[name] for name in ("config", "versions", "labels_sha256", "photographs")}
+        return {**kept, "step": self._outcome.done, "image_size": self._learner.config.data.image_size}
+
+    def _validate(self) -> dict[str, float]:
+        """Mean losses over the photographs that are held out, each process measuring its part; nothing if there are none."""
+        accelerator = self._learner.accelerator
+        share = max(1, self._outcome.batch_size // accelerator.num_processes)
+        mine = range(accelerator.process_index, len(self._validation), accelerator.num_processes)
+        measured: list[tuple[int, dict[str, float]]] = []
+        for start in range(0, len(mine), share):
+            examples = self._readable(mine[start : start + share])
+            if examples:
+                measured.append((len(examples), self._learner.measure(collate(examples, STRIDE))))
+        every: list[tuple[int, dict[str, float]]] = gather_object(measured)
+        means = {}
+        for name in dict.fromkeys(name for _, numbers in every for name in numbers):
+            known = [(n, numbers[name]) for n, numbers in every if math.isfinite(numbers[name])]
+            if known:
+                means[f"{name}_validation"] = sum(n * value for n, value in known) / sum(n for n, _ in known)
+        return means
+
+    def _readable(self, indices: range) -> list[Example]:
+        examples = []
+        for i in indices:
+            try:
+                examples.append(self._validation[i])
+            except SohesError as error:
+                self._progress.fail([str(error)])
+        return examples
+
+    def _draw(self, step: int) -> None:
+        """Write predictions as a picture, and give it to TensorBoard."""
+        picture = draw_predictions(self._learner, self._shown)
+        if picture is not None and self._log is not None:
+            write_picture(self._run.path / "pictures" / f"step-{step:08d}.jpg", picture)
+            self._log.picture(step, "predictions", picture)

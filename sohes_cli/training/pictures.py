@@ -1,0 +1,94 @@
+"""A picture of a run: a few photographs, each beside its labels and beside what the model finds at this step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from sohes_cli.data.batch import collate
+from sohes_cli.errors import SohesError
+from sohes_cli.inference.config import SegmentConfig
+from sohes_cli.inference.forest import head_forest
+from sohes_cli.inference.postprocess import ancestor_probabilities, find_masks
+from sohes_cli.labels.records import label_record
+from sohes_cli.labels.store import write_atomically
+from sohes_cli.masks import PackedMasks
+from sohes_cli.model.config import STRIDE
+from sohes_cli.model.pixels import network_input
+from sohes_cli.structures import Forest, LabelRecord
+from sohes_cli.view.overlay import overlay
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from sohes_cli.data.batch import Example
+    from sohes_cli.data.examples import ValidationExamples
+    from sohes_cli.training.learner import Learner
+
+__all__ = ["draw_predictions", "write_picture"]
+
+_MASKS = 60
+_LEAST_SCORE = 0.3
+_SIDE = 256  # of a photograph in the picture
+
+
+def draw_predictions(learner: Learner, shown: ValidationExamples) -> NDArray[np.uint8] | None:
+    """Draw a row for each photograph: itself, its labels, and the masks that the model is sure of.
+
+    Args:
+        learner: whose model is asked, in eval mode.
+        shown: the photographs.
+
+    Returns:
+        RGB, uint8 [H, W, 3]; None if no photograph can be read.
+    """
+    rows = []
+    for i in range(len(shown)):
+        try:
+            example = shown[i]
+        except SohesError:  # it is reported where it is trained on
+            continue
+        pixels = example.pixels.numpy()
+        pictures = (pixels, overlay(pixels, _labels(example), _MASKS), overlay(pixels, _found(learner, example), _MASKS))
+        rows.append(np.concatenate([_fitted(picture) for picture in pictures], axis=1))
+    return np.concatenate(rows) if rows else None
+
+
+def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Write a picture as a JPEG file, atomically.
+
+    Raises:
+        StoreError: if the disk is full or not writable.
+    """
+    _, encoded = cv2.imencode(".jpg", pixels[..., ::-1])
+    write_atomically(path, [encoded.tobytes()])
+
+
+def _labels(example: Example) -> LabelRecord:
+    height, width = example.pixels.shape[:2]
+    bits = np.unpackbits(example.masks.numpy(), axis=1, count=height * width, bitorder="little")
+    masks = PackedMasks.from_masks(bits.reshape(-1, width, height).transpose(0, 2, 1).astype(bool))
+    forest = Forest(tuple(example.parents.tolist()))
+    return label_record(example.name, height, width, masks, np.ones(len(masks)), forest)
+
+
+def _found(learner: Learner, example: Example) -> LabelRecord:
+    batch = collate([example], STRIDE).to(learner.accelerator.device)
+    output = learner.predict(network_input(batch.pixels, batch.sizes), batch.sizes)
+    size = batch.sizes[0]
+    found = find_masks(output, 0, size, size, SegmentConfig(min_score=_LEAST_SCORE))
+    probabilities = ancestor_probabilities(learner.network.ancestor_head, output, 0, found.queries)
+    return label_record(example.name, *size, found.masks, found.scores, head_forest(probabilities, found.masks))
+
+
+def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture scaled into a square, white around it."""
+    scale = _SIDE / max(pixels.shape[:2])
+    size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
+    square = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    square[: size[1], : size[0]] = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    return square

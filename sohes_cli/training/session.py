@@ -1,0 +1,198 @@
+"""One run of `sohes train`: open labels and photographs and the run's folder, take the steps that are left, log and save, sum up."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sohes_cli.config import resolve, to_plain
+from sohes_cli.data.batch import collate
+from sohes_cli.data.examples import TrainingExamples, ValidationExamples, split_photographs
+from sohes_cli.data.sources import LabeledPhotographs, open_labeled
+from sohes_cli.errors import UsageError
+from sohes_cli.explore.shards import shard_of_environment
+from sohes_cli.explore.weights import file_sha256
+from sohes_cli.model.config import STRIDE
+from sohes_cli.model.files import BEST_NAME, MODEL_NAME, find_model
+from sohes_cli.training.config import TrainConfig
+from sohes_cli.training.distribution import by_main, check_device, default_workers, require_divisible, require_same_step
+from sohes_cli.training.learner import Learner
+from sohes_cli.training.loading import open_batches
+from sohes_cli.training.loop import Loop
+from sohes_cli.training.metrics import MetricsLog
+from sohes_cli.training.report import Outcome, Progress, announce, conclude, print_outcome
+from sohes_cli.training.run_folder import RunFolder, RunKind, read_run
+from sohes_cli.training.steps import take_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["RUN_KIND", "Sources", "resumed_run", "train_run"]
+
+RUN_KIND = RunKind(
+    "sohes train --phase instruct",
+    "sohes-instruct",
+    {"labels": "labels_sha256", "start": "start_sha256"},
+    free=("run.log_every", "run.checkpoint_every", "run.picture_every", "run.keep"),
+    outputs=(MODEL_NAME, BEST_NAME),
+    folders={"pictures": "step-*.jpg"},
+)
+_SHOWN = ("loss", "loss_validation", "ancestor_accuracy", "images_per_second")
+_PICTURED = 4
+_DEFAULT_LABELS = Path("labels")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a run learns from.
+
+    Args:
+        labels: a label folder of `sohes explore` or a COCO annotation file; None for `./labels`.
+        images: the folder of the photographs; None for the one that the label folder names.
+        init: a model to start from; None for what `model.weights` names.
+    """
+
+    labels: Path | None = None
+    images: Path | None = None
+    init: Path | None = None
+
+    def open(self) -> LabeledPhotographs:
+        """The photographs with their labels.
+
+        Raises:
+            SohesError: if there are none, or labels and photographs do not belong together.
+        """
+        labels = self.labels or _DEFAULT_LABELS
+        if not labels.exists():
+            given = "" if self.labels else " (the default of --labels)"
+            raise UsageError(f"There are no labels {labels}{given}.", "Make them with `sohes explore IMAGES --out labels`.")
+        return open_labeled(labels, self.images)
+
+
+def resumed_run(out: Path, sources: Sources, assignments: Sequence[str], flags: Mapping[str, Any]) -> tuple[Sources, TrainConfig]:
+    """The sources and settings of a run that is to go on, with those put over them that were given anew.
+
+    Raises:
+        UsageError: if there is no run in `out`.
+    """
+    there = read_run(out, RUN_KIND)
+    if there is None:
+        raise UsageError(f"--resume: there is no run in {out}.", "Name its folder with --out, or start one without --resume.")
+    config = resolve(TrainConfig, {"run": there["config"]}, "run", None, assignments, flags)
+    labels, images = (Path(os.path.normpath(out / there[name])) for name in ("label_path", "image_path"))
+    start = Path(there["start"]) if there["start"] else None
+    return Sources(sources.labels or labels, sources.images or images, sources.init or start), config
+
+
+def train_run(
+    sources: Sources,
+    out: Path,
+    config: TrainConfig,
+    *,
+    device: str = "auto",
+    workers: int = -1,
+    overwrite: bool = False,
+    as_json: bool = False,
+) -> bool:
+    """Train a model on labeled photographs, or go on with a run.
+
+    Args:
+        sources: labels, photographs and start.
+        out: the run's folder.
+        config: the settings.
+        device: `auto` or `cpu`.
+        workers: processes that read and crop; -1 for one a core, as far as the device needs them. They import the main program
+            again, so a script that calls this needs `if __name__ == "__main__"`.
+        overwrite: remove an older run first.
+        as_json: print the summary as JSON.
+
+    Returns:
+        Whether all steps are done; false after Ctrl-C or SIGTERM, and the same call continues.
+
+    Raises:
+        SohesError: if the run cannot start or diverges, or a photograph could not be read (after the last step).
+    """
+    check_device(device)
+    shard = shard_of_environment()
+    source = sources.open()
+    learner = Learner(config, device, sources.init)
+    require_divisible(config.optimizer.batch_size, learner.accelerator)
+    run = RunFolder(out, RUN_KIND, _description(sources, source, out, learner))
+    by_main(learner.accelerator, lambda: run.begin(overwrite))
+    outcome = Outcome(out, len(source), config.optimizer.steps, config.optimizer.batch_size)
+    best = _resume(learner, run, outcome)
+    main = learner.accelerator.is_main_process
+    if main:
+        announce(_described(learner), learner.accelerator, learner.precision, outcome)
+    with Progress(outcome, main) as progress:
+        if not outcome.finished:
+            workers = default_workers(learner.accelerator, shard) if workers < 0 else workers
+            _train(learner, source, run, outcome, progress, best, workers)
+    if not main:
+        return outcome.finished
+    trained = "" if out == Path("runs/instruct") else f" --checkpoint {shlex.quote(str(out))}"
+    print_outcome(outcome, as_json, _SHOWN, (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"))
+    return conclude(outcome, "model")
+
+
+def _description(sources: Sources, source: LabeledPhotographs, out: Path, learner: Learner) -> dict[str, Any]:
+    """The content of `run.json`; paths are relative to it, so that all can move together, and tell no run from another."""
+    config = to_plain(learner.config)
+    config["optimizer"]["precision"] = learner.precision
+    inputs = {
+        "photographs": len(source),
+        "labels_sha256": source.sha256,
+        "label_path": os.path.relpath(source.source.path, out),
+        "image_path": os.path.relpath(source.images, out),
+        "start": str(sources.init or ""),
+        "start_sha256": file_sha256(find_model(sources.init)) if sources.init else "",
+    }
+    return RUN_KIND.describe(config, inputs, "scipy")
+
+
+def _resume(learner: Learner, run: RunFolder, outcome: Outcome) -> float:
+    """Go on from the newest checkpoint, if there is one; the best validation loss so far."""
+    newest = run.latest()
+    best = float("inf")
+    if newest is not None:
+        description = learner.load(newest)
+        outcome.resume(description["step"], [str(message) for message in description.get("failed", [])])
+        best = float("inf") if description.get("best") is None else float(description["best"])
+    require_same_step(outcome.done, run.path)
+    return best
+
+
+def _described(learner: Learner) -> str:
+    model = learner.config.model
+    parameters = sum(p.numel() for p in learner.network.parameters())
+    return f"{model.backbone} with adapter, {model.queries} queries, {parameters / 1e6:.1f} million parameters"
+
+
+def _train(
+    learner: Learner, source: LabeledPhotographs, run: RunFolder, outcome: Outcome, progress: Progress, best: float, workers: int
+) -> None:
+    """Take the steps that are left, or those until a signal says to stop."""
+    config, accelerator = learner.config, learner.accelerator
+    training, held_out = split_photographs(len(source), config.data.validation_of(len(source)), config.run.seed)
+    left = open_batches(
+        TrainingExamples(source, training, config.data, config.run.seed),
+        partial(collate, stride=STRIDE),
+        batch_size=config.optimizer.batch_size,
+        first_step=outcome.done,
+        steps=outcome.steps,
+        workers=workers,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    validation, shown = (
+        ValidationExamples(source, chosen, config.data) for chosen in (held_out, (held_out if len(held_out) else training)[:_PICTURED])
+    )
+    with MetricsLog(run.path, outcome.done) if accelerator.is_main_process else nullcontext() as log:
+        loop = Loop(learner, run, outcome, progress, log, validation, shown, best)
+        take_steps(left, loop.take, loop.save, accelerator)
