@@ -83,3 +83,18 @@ def test_pycocotools_loads_the_export(toured: tuple[Path, dict[str, str]]) -> No
     stored = sum(len(json.loads(p.read_text())["annotations"]) for p in (folder / "labels").glob("*.jpg.json"))
     assert len(coco.anns) == stored
     assert coco.annToMask(next(iter(coco.anns.values()))).any()
+
+
+@pytest.mark.timeout(600)
+def test_a_model_is_trained_on_the_labels_and_segments_a_photograph(toured: tuple[Path, dict[str, str]]) -> None:
+    folder, _ = toured
+    train, segment = (line.strip() for line in block("train").splitlines())
+    assert "The model is runs/instruct/model.safetensors." in run(f"{train} --steps 2 --set optimizer.batch_size=2", folder)
+    printed = run(segment, folder)
+    assert printed.startswith("coffee.jpg")
+    example = re.search(r"```python\n(from sohes_cli import Segmenter\n.*?)```", README, re.DOTALL)
+    assert example
+    script = example.group(1) + "print(prediction.masks.shape, len(prediction.parents))"
+    finished = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=200)
+    assert finished.returncode == 0, finished.stderr
+    assert re.fullmatch(r"\((\d+), 400, 600\) \1\n", finished.stdout)

@@ -66,7 +66,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Find the masks of photographs and their forest with a trained model.
+    """Find masks and their forest with a trained model.
 
     Example: sohes segment photo.jpg --tree
     """

@@ -51,7 +51,7 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Train a model that finds entities and their parts in any photograph.
+    """Train a model on labels, to segment any photograph.
 
     Example: sohes train --phase instruct
     """

@@ -27,7 +27,7 @@ from sohes_cli.errors import UsageError, WeightsError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["file_sha256", "first_line", "load_into", "load_state_dict", "state_sha256", "torch_device"]
+__all__ = ["file_sha256", "first_line", "load_into", "load_state_dict", "load_tensors", "state_sha256", "torch_device"]
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin")
 _FORMATS = "a .safetensors file, or a .pth, .pt or .bin file that holds plain tensors"
@@ -40,10 +40,21 @@ _SHOWN_KEYS = 5
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the backbone's tensors from a weights file, on the CPU, without ever unpickling code.
+    """Read the backbone's tensors from a weights file: those of `load_tensors` without prefixes and heads.
 
-    The usual containers are opened (of teacher and student, the teacher), the prefixes `module.`, `backbone.` and `encoder.` of the
-    backbone's keys are removed together with all keys outside that prefix, and DINO's projection heads are dropped.
+    The prefixes `module.`, `backbone.` and `encoder.` of the backbone's keys are removed together with all keys outside that prefix, and
+    DINO's projection heads are dropped.
+
+    Args:
+        path: see `load_tensors`, which also says what is raised.
+    """
+    return _strip_prefix(load_tensors(path))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a weights file under their own names, on the CPU, without ever unpickling code.
+
+    The usual containers are opened; of teacher and student, the teacher.
 
     Args:
         path: a .safetensors file, or a .pth, .pt or .bin file made by `torch.save`.
@@ -64,7 +75,7 @@ def load_state_dict(path: Path) -> dict[str, Tensor]:
             f"The weights file {path} cannot be read ({first_line(error)}).",
             f"It must be {_FORMATS}: files that hold pickled code are refused, damaged ones need a new download.",
         ) from error
-    state = _strip_prefix(_unwrap(loaded))
+    state = _unwrap(loaded)
     if not state:
         raise WeightsError(f"The weights file {path} holds no tensors.", f"Pass {_FORMATS}.")
     return state

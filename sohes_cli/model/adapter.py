@@ -165,7 +165,7 @@ def _run(layers: nn.Sequential, maps: Tensor, extent: Extent, stride: int) -> Te
             step = layer.stride if isinstance(layer.stride, int) else layer.stride[0]
             stride, maps = stride * step, layer(maps)
         elif isinstance(layer, MaskedBatchNorm):
-            maps = layer(maps, extent.mask(stride))
+            maps = layer(maps, extent.cells(stride))
         else:
             maps = layer(maps)
     return maps

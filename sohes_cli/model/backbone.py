@@ -94,7 +94,7 @@ class AdaptedVit(nn.Module):
         found = (self.up(second) + first, second, third, fourth)
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         return [
-            norm(x + resized(seen, extent.grid(stride), extent, self.stride), extent.mask(stride))
+            norm(x + resized(seen, extent.grid(stride), extent, self.stride), extent.cells(stride))
             for norm, x, stride in zip(norms, found, (4, *STRIDES), strict=True)
         ]
 
@@ -120,7 +120,7 @@ class AdaptedVit(nn.Module):
         grid = extent.grid(self.stride)
         if not extent.sizes:
             return self._interpolated(grid)
-        own = [(height // self.stride, width // self.stride) for height, width in extent.sizes]
+        own = extent.cells(self.stride)
         made = {size: self._interpolated(size) for size in dict.fromkeys(own)}
         return torch.stack([self._placed(made[size][0], size, grid) for size in own])
 

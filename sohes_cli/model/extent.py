@@ -1,8 +1,8 @@
 """Images of several sizes in one canvas: which cells of a feature map belong to an image, and operations that padding does not change.
 
 Every image counts up to the next multiple of 32 pixels, as it would alone, and what lies beyond is kept at zero before each convolution,
-left out of each norm's statistics, of each attention's keys, and replaced by the image's border before each interpolation. So an image
-has the same result whatever it is batched with; Mask2Former's and ViT-Adapter's published code lets padding leak in.
+left out of each norm's statistics, each attention's keys and each interpolation. So an image has the same result whatever it is batched
+with; Mask2Former's and ViT-Adapter's published code lets padding leak in.
 """
 
 from __future__ import annotations
@@ -49,10 +49,13 @@ class Extent:
             ValueError: if the canvas is not a multiple of 32 pixels, or an image does not fit into it.
         """
         height, width = pixels.shape[2:]
+        exported = torch.compiler.is_exporting()  # where sizes are symbols, of which nothing is known
+        if not exported and (height % STRIDE or width % STRIDE):
+            raise ValueError(f"pixels must be [B, 3, H, W], H and W multiples of {STRIDE}, not {list(pixels.shape)}")
         if sizes is None:
             return cls(height, width, device=pixels.device)
-        if height % STRIDE or width % STRIDE or len(sizes) != len(pixels):
-            raise ValueError(f"pixels must be [{len(sizes)}, 3, H, W], H and W multiples of {STRIDE}, not {list(pixels.shape)}")
+        if len(sizes) != len(pixels):
+            raise ValueError(f"{len(sizes)} sizes do not fit {len(pixels)} images")
         rounded = tuple((-(-h // STRIDE) * STRIDE, -(-w // STRIDE) * STRIDE) for h, w in sizes)
         if any(not (0 < h <= height and 0 < w <= width) for h, w in rounded):
             raise ValueError(f"images of {list(sizes)} do not fit into a canvas of {height} x {width}")
@@ -66,6 +69,10 @@ class Extent:
     def grid(self, stride: int) -> tuple[int, int]:
         """Height and width of a map of this stride, in cells."""
         return self.height // stride, self.width // stride
+
+    def cells(self, stride: int) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of a map of this stride that belong to each image; empty where every image fills the canvas."""
+        return tuple((height // stride, width // stride) for height, width in self.sizes)
 
     def mask(self, stride: int) -> Tensor | None:
         """Cells of a map of this stride that belong to their image, bool [B, 1, h, w]; None if all do."""
@@ -81,17 +88,6 @@ class Extent:
         masks = [self.mask(stride) for stride in strides]
         return torch.cat([m.flatten(1) for m in masks if m is not None], 1) if self.sizes else None
 
-    def extended(self, maps: Tensor, stride: int) -> Tensor:
-        """Maps [B, C, h, w] whose cells beyond an image repeat its last row and column, as interpolation does at a border."""
-        if not self.sizes:
-            return maps
-        inside = self._bounds // stride
-        rows, columns = (
-            torch.minimum(torch.arange(n, device=self.device), inside[:, side, None] - 1) for side, n in enumerate(maps.shape[2:])
-        )
-        images = torch.arange(len(maps), device=self.device)
-        return maps.permute(0, 2, 3, 1)[images[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
 
 def masked(maps: Tensor, mask: Tensor | None) -> Tensor:
     """Maps [B, C, h, w] with zeros outside of the mask [B, 1, h, w]."""
@@ -101,56 +97,56 @@ def masked(maps: Tensor, mask: Tensor | None) -> Tensor:
 class MaskedGroupNorm(nn.GroupNorm):
     """Group norm whose mean and variance are those of an image's own cells."""
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (torch's name)
-        """Normalize maps [B, C, h, w]; zeros outside of the mask [B, 1, h, w]."""
-        if mask is None:
+    def forward(self, input: Tensor, cells: Sequence[tuple[int, int]] = ()) -> Tensor:  # noqa: A002 (torch's name)
+        """Normalize maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image, which are all if none are given."""
+        if not cells:
             return super().forward(input)
-        batch, channels, height, width = input.shape
-        groups = input.float().view(batch, self.num_groups, -1, height, width)
-        inside = mask[:, :, None]
-        count = inside.sum((2, 3, 4), keepdim=True) * groups.shape[2]
-        mean = (groups * inside).sum((2, 3, 4), keepdim=True) / count
-        variance = ((groups - mean).square() * inside).sum((2, 3, 4), keepdim=True) / count
-        normal = ((groups - mean) * (variance + self.eps).rsqrt()).view(batch, channels, height, width)
-        return ((normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)) * mask).to(input.dtype)
+        normal = [super(MaskedGroupNorm, self).forward(own[None])[0] for own in _cropped(input, cells)]
+        return _placed(normal, input.shape[2:])
 
 
 class MaskedBatchNorm(nn.BatchNorm2d):
     """Batch norm over the images' own cells, and over those of all processes."""
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (torch's name)
-        """Normalize maps [B, C, h, w]; zeros outside of the mask [B, 1, h, w]."""
-        if not self.training:
-            return masked(self._normalized(input, *self._kept()), mask)
+    def forward(self, input: Tensor, cells: Sequence[tuple[int, int]] = ()) -> Tensor:  # noqa: A002 (torch's name)
+        """Normalize maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image, which are all if none are given."""
+        if not cells:
+            return self._normalize(input)
+        packed = torch.cat([own.flatten(1) for own in _cropped(input, cells)], 1)  # [C, cells of all images]
+        parts = self._normalize(packed[None, :, :, None])[0, :, :, 0].split([height * width for height, width in cells], 1)
+        return _placed([part.unflatten(1, size) for part, size in zip(parts, cells, strict=True)], input.shape[2:])
+
+    def _normalize(self, maps: Tensor) -> Tensor:
         alone = not (is_available() and is_initialized() and get_world_size() > 1)
-        if mask is None and alone:
-            return super().forward(input)
-        mean, variance = self._measured(input.float(), mask, alone)
-        return masked(self._normalized(input, mean, variance), mask)
-
-    def _kept(self) -> tuple[Tensor, Tensor]:
-        if self.running_mean is None or self.running_var is None:
-            raise ValueError("a norm without running statistics cannot be evaluated")
-        return self.running_mean, self.running_var
-
-    def _normalized(self, maps: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+        if not self.training or (alone and maps[:, 0].numel() > 1):  # torch's norm refuses to be trained on one cell
+            return super().forward(maps)
+        mean, variance = self._measured(maps.float(), alone)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (maps * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)).to(maps.dtype)
 
-    def _measured(self, maps: Tensor, mask: Tensor | None, alone: bool) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each channel, which also move the running ones."""
-        inside = torch.ones_like(maps[:, :1]) if mask is None else mask.to(maps.dtype)
-        sums = torch.stack([(maps * inside).sum((0, 2, 3)), (maps.square() * inside).sum((0, 2, 3)), inside.sum().expand(maps.shape[1])])
+    def _measured(self, maps: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel over all processes, which also move the running ones."""
+        sums = torch.stack([maps.sum((0, 2, 3)), maps.square().sum((0, 2, 3)), torch.ones_like(maps[:, :1]).sum().expand(maps.shape[1])])
         if not alone:
             sums = all_reduce(sums)  # type: ignore[no-untyped-call] # torch's, which keeps gradients
         mean, square, count = sums[0] / sums[2], sums[1] / sums[2], sums[2].detach()
         variance = (square - mean.square()).clamp(min=0)
-        running = zip(self._kept(), (mean, variance * count / (count - 1).clamp(min=1)), strict=True)
-        for kept, now in running:
-            kept.lerp_(now.detach().to(kept.dtype), float(self.momentum or 0.0))
+        for kept, now in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1).clamp(min=1))):
+            if kept is not None:
+                kept.lerp_(now.detach().to(kept.dtype), float(self.momentum or 0.0))
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return mean, variance
+
+
+def _cropped(maps: Tensor, cells: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """The first (rows, columns) of each image of maps [B, C, h, w], [C, rows, columns] each."""
+    return [image[:, :height, :width] for image, (height, width) in zip(maps.unbind(), cells, strict=True)]
+
+
+def _placed(parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
+    """Maps [C, rows, columns] in the upper left of a larger grid of zeros, [B, C, h, w]."""
+    return torch.stack([functional.pad(part, (0, grid[1] - part.shape[2], 0, grid[0] - part.shape[1])) for part in parts])
 
 
 def levels_of(tokens: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -160,5 +156,11 @@ def levels_of(tokens: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
 
 
 def resized(maps: Tensor, size: tuple[int, int], extent: Extent, stride: int) -> Tensor:
-    """Bilinear interpolation of maps of a stride to another size; no image reads its padding."""
-    return functional.interpolate(extent.extended(maps, stride), size, mode="bilinear", align_corners=False)
+    """Bilinear interpolation of maps of a stride to another size; no image reads its padding, and beyond it are zeros."""
+    if not extent.sizes:
+        return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
+    grid, parts = extent.grid(stride), []
+    for own in _cropped(maps, extent.cells(stride)):
+        own_size = own.shape[1] * size[0] // grid[0], own.shape[2] * size[1] // grid[1]
+        parts.append(functional.interpolate(own[None], own_size, mode="bilinear", align_corners=False)[0])
+    return _placed(parts, size)

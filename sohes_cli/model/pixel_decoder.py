@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sohes_cli.model.deformable import DeformableAttention, reference_points
-from sohes_cli.model.extent import Extent, MaskedGroupNorm, levels_of, masked, resized
+from sohes_cli.model.extent import Extent, MaskedGroupNorm, levels_of, resized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,15 +64,14 @@ class PixelDecoder(nn.Module):
         finest, *coarse = maps
         levels = [self._project(i, level, extent) for i, level in enumerate(reversed(coarse))]
         levels = self.transformer(levels, extent)
-        mask = extent.mask(4)
-        lateral = self.adapter_1(finest, mask)
+        lateral = self.adapter_1(finest, extent.cells(4))
         joined = lateral + resized(levels[-1], extent.grid(4), extent, DECODER_STRIDES[-1])
-        features = self.mask_features(functional.relu(self.layer_1(masked(joined, mask), mask)))
+        features = self.mask_features(functional.relu(self.layer_1(joined, extent.cells(4))))
         return features, levels
 
     def _project(self, index: int, level: Tensor, extent: Extent) -> Tensor:
         convolution, norm = cast("nn.Sequential", self.input_proj[index])
-        projected: Tensor = norm(convolution(level), extent.mask(DECODER_STRIDES[index]))
+        projected: Tensor = norm(convolution(level), extent.cells(DECODER_STRIDES[index]))
         return projected
 
 
@@ -143,9 +142,9 @@ class NormedConv(nn.Conv2d):
         self.norm = MaskedGroupNorm(_GROUPS, outer)
         nn.init.kaiming_uniform_(self.weight, a=1)
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (torch's name)
-        """Maps [B, C, h, w]; zeros outside of the mask [B, 1, h, w]."""
-        normal: Tensor = self.norm(super().forward(input), mask)
+    def forward(self, input: Tensor, cells: Sequence[tuple[int, int]] = ()) -> Tensor:  # noqa: A002 (torch's name)
+        """Maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image, which are all if none are given."""
+        normal: Tensor = self.norm(super().forward(input), cells)
         return normal
 
 

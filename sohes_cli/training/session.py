@@ -37,7 +37,7 @@ __all__ = ["RUN_KIND", "Sources", "resumed_run", "train_run"]
 RUN_KIND = RunKind(
     "sohes train --phase instruct",
     "sohes-instruct",
-    {"labels": "labels_sha256", "start": "start_sha256"},
+    {"labels": "labels_sha256", "initial weights": "start_sha256"},
     free=("run.log_every", "run.checkpoint_every", "run.picture_every", "run.keep"),
     outputs=(MODEL_NAME, BEST_NAME),
     folders={"pictures": "step-*.jpg"},
