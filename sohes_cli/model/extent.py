@@ -113,8 +113,9 @@ class MaskedBatchNorm(nn.BatchNorm2d):
         if not cells:
             return self._normalize(input)
         packed = torch.cat([own.flatten(1) for own in _cropped(input, cells)], 1)  # [C, cells of all images]
-        parts = self._normalize(packed[None, :, :, None])[0, :, :, 0].split([height * width for height, width in cells], 1)
-        return _placed([part.unflatten(1, size) for part, size in zip(parts, cells, strict=True)], input.shape[2:])
+        normal = self._normalize(packed[None, :, :, None])[0, :, :, 0]
+        parts = torch.split(normal, [height * width for height, width in cells], dim=1)
+        return _placed([part.reshape(-1, *size) for part, size in zip(parts, cells, strict=True)], input.shape[2:])
 
     def _normalize(self, maps: Tensor) -> Tensor:
         alone = not (is_available() and is_initialized() and get_world_size() > 1)

@@ -193,7 +193,7 @@ class Learner:
         return found
 
     def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of a batch as shares of the whole step's, and what the ancestor head got right."""
+        """Losses of a batch as shares of the whole step's; what the ancestor head got right, and the labels that found no query."""
         head = self.network.ancestor_head
         with self._autocast():
             output: Output = model(network_input(batch.pixels, batch.sizes), batch.sizes)
@@ -201,7 +201,8 @@ class Learner:
             matches = match_labels(output, batch, self.config.loss, generators)
             weights = (head.w1, head.w2)
             losses = segmentation_losses(output, weights, batch, matches, self.config.loss, totals, generators)
-        return losses, ancestor_accuracy(output, weights, batch, matches)
+        left_out = torch.tensor(float(sum(match.left_out for match in matches)), device=self.accelerator.device)
+        return losses, ancestor_accuracy(output, weights, batch, matches) | {"labels_left_out": left_out}
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, _TYPES[self.precision], enabled=self.precision != "fp32")
@@ -220,12 +221,12 @@ class Learner:
         return {name: value.detach() for name, value in (numbers | (accuracies if diagnosed else {})).items()}
 
     def _reduced(self, added: dict[str, list[Tensor]]) -> dict[str, float]:
-        """Sums of losses over parts and processes, and means of accuracies over the processes that have one."""
+        """Sums of losses and counts over parts and processes, and means of accuracies over the processes that have one."""
         values = torch.stack([torch.stack(parts).sum().float() for parts in added.values()])
         known = values.isfinite()
-        is_loss = torch.tensor([name.startswith("loss") for name in added], device=values.device)
-        both: Tensor = self.accelerator.reduce(torch.stack([values.where(known | is_loss, 0), known.float()]), "sum")
-        means = torch.where(is_loss, both[0], both[0] / both[1])  # NaN where no process has one
+        is_sum = torch.tensor([not name.startswith("ancestor") for name in added], device=values.device)
+        both: Tensor = self.accelerator.reduce(torch.stack([values.where(known | is_sum, 0), known.float()]), "sum")
+        means = torch.where(is_sum, both[0], both[0] / both[1])  # NaN where no process has one
         return dict(zip(added, means.tolist(), strict=True))
 
     def _descend(self, rate: float, loss: float, batch: Batch, step: int) -> float:

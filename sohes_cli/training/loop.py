@@ -80,6 +80,9 @@ class Loop:
         outcome.done = step
         outcome.numbers |= self._stopwatch.numbers() | {"memory_gib": peak_memory_gib(self._learner.accelerator.device)}
         self._progress.step()
+        if outcome.numbers.get("labels_left_out"):
+            queries = self._learner.config.model.queries
+            self._progress.note(f"Some crops have more labels than the model has queries ({queries}), and some of them are left out.")
         if saved:
             outcome.numbers |= self._validate()
         if logged and self._log is not None:

@@ -126,6 +126,7 @@ class Progress:
 
     def __init__(self, outcome: Outcome, shown: bool) -> None:
         self._outcome = outcome
+        self._noted: set[str] = set()
         size = outcome.batch_size
         shown = shown and sys.stderr.isatty()
         self._bar = tqdm(total=outcome.steps * size, initial=outcome.done * size, unit="img", disable=not shown, dynamic_ncols=True)
@@ -137,6 +138,12 @@ class Progress:
             {label: f"{numbers[name]:{form}}" for name, (label, form) in _POSTFIX.items() if name in numbers}, refresh=False
         )
         self._bar.update(self._outcome.batch_size)
+
+    def note(self, message: str) -> None:
+        """Print a message the first time that it comes."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self._bar.write(message, file=sys.stderr)
 
     def fail(self, messages: Iterable[str]) -> None:
         """Print why photographs could not be read, one line each and each once."""

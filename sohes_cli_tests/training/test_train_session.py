@@ -192,9 +192,12 @@ def test_a_run_starts_from_the_model_of_another(labels: Path, out: Path, whole: 
         run_training(labels, out.with_name("other"), tiny_train_config(1, "model.queries=10"), Sources(labels, init=whole))
 
 
-def test_more_labels_than_queries_and_no_labels_at_all_can_be_learned_from(labels: Path, out: Path) -> None:
+def test_more_labels_than_queries_and_no_labels_at_all_can_be_learned_from(
+    labels: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run_training(labels, out, tiny_train_config(2, "model.queries=3", "optimizer.batch_size=6"))
-    assert all(math.isfinite(line["loss"]) for line in lines_of(out))
+    assert all(math.isfinite(line["loss"]) and line["labels_left_out"] > 0 for line in lines_of(out))
+    assert capsys.readouterr().err.count("more labels than the model has queries (3)") == 1
     negative = out.with_name("negative")
     shutil.copytree(labels.parent / "labels", negative / "labels")
     shutil.copytree(labels.parent / "images", negative / "images")

@@ -85,13 +85,14 @@ def naive_mask_losses(output: Output, scenes: Sequence[Scene], matches: list[Mat
 def ancestor_pairs(output: Output, weights: Weights, batch: Batch, matches: list[Match], stage: int) -> list[list[tuple[float, bool]]]:
     """Of each image, for each ordered pair of matched queries, the ancestor logit and whether the labels say so."""
     found = []
+    w1, w2 = (weight.detach() for weight in weights)
     for i, match in enumerate(matches):
         forest = Forest(tuple(batch.parents[i].tolist()))
         features = output.queries[stage, i].detach()
         nodes = list(zip(match.queries[stage].tolist(), match.labels[stage].tolist(), strict=True))
         found.append(
             [
-                (float((features[q] @ weights[0]) @ (features[r] @ weights[1])) / math.sqrt(CHANNELS), n in forest.ancestors(m))
+                (float((features[q] @ w1) @ (features[r] @ w2)) / math.sqrt(CHANNELS), n in forest.ancestors(m))
                 for q, n in nodes
                 for r, m in nodes
                 if q != r
@@ -109,8 +110,8 @@ def test_mask_and_dice_are_means_over_matched_queries_point_by_point(chunk: int,
     matches = matched(output, make_batch(scenes, CANVAS), scenes)
     bce, dice = naive_mask_losses(output, scenes, matches, chunk)
     masks = sum(scene.labels for scene in scenes)
-    assert float(found["mask"]) == pytest.approx(bce / masks, rel=1e-6)
-    assert float(found["dice"]) == pytest.approx(dice / masks, rel=1e-6)
+    assert found["mask"].item() == pytest.approx(bce / masks, rel=1e-6)
+    assert found["dice"].item() == pytest.approx(dice / masks, rel=1e-6)
 
 
 def test_the_class_loss_is_a_weighted_mean_over_queries() -> None:
@@ -127,7 +128,7 @@ def test_the_class_loss_is_a_weighted_mean_over_queries() -> None:
                 weights += weight
         expected += terms / weights
     with torch.no_grad():
-        assert float(losses_of(SCENES, output, make_weights())["class"]) == pytest.approx(expected, rel=1e-9)
+        assert losses_of(SCENES, output, make_weights())["class"].item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_ancestor_loss_is_a_mean_over_pairs_and_over_images_with_pairs() -> None:
@@ -140,7 +141,7 @@ def test_the_ancestor_loss_is_a_mean_over_pairs_and_over_images_with_pairs() -> 
             terms = [math.log1p(math.exp(-z if t else z)) for z, t in pairs]
             expected += sum(terms) / len(terms) / 2 if terms else 0  # two scenes have two labels or more
     found = losses_of(SCENES, output, weights)["ancestor"]
-    assert float(found) == pytest.approx(expected, rel=1e-6)
+    assert found.item() == pytest.approx(expected, rel=1e-6)
     found.backward()
     assert not output.queries.grad[0].any()
     assert output.queries.grad[1:, [0, 3]].any(-1).any(-1).all()
@@ -193,12 +194,12 @@ def test_predictions_that_are_right_cost_next_to_nothing() -> None:
     matches = match_labels(output, batch, config, generators(SCENES[:1]))
     assert all(match.queries.tolist() == match.labels.tolist() == [[0, 1, 2]] * STAGES for match in matches)
     found = segmentation_losses(output, weights, batch, matches, config, count_totals([batch], 3, config), generators(SCENES[:1]))
-    assert all(float(loss) < 5e-3 for loss in found.values())
+    assert all(loss.item() < 5e-3 for loss in found.values())
     assert all(float(value) == 1 for value in ancestor_accuracy(output, weights, batch, matches).values())
     wrong = output._replace(mask_embeddings=-right)
     costly = segmentation_losses(wrong, weights, batch, matches, config, count_totals([batch], 3, config), generators(SCENES[:1]))
-    assert float(costly["mask"]) > 100
-    assert float(costly["dice"]) > 0.9 * STAGES
+    assert costly["mask"].item() > 100
+    assert costly["dice"].item() > 0.9 * STAGES
 
 
 @pytest.mark.parametrize("importance", [0.0, 1.0])
@@ -227,8 +228,8 @@ def test_a_batch_without_labels_teaches_classes_alone_and_gives_all_the_others_a
     scenes = [Scene(61, (40, 57), 0), Scene(62, (64, 64), 0)]
     output, weights = make_output(scenes, (64, 64)), make_weights()
     found = losses_of(scenes, output, weights)
-    assert {name: float(loss) for name, loss in found.items() if name != "class"} == {"mask": 0.0, "dice": 0.0, "ancestor": 0.0}
-    assert float(found["class"]) > 0
+    assert {name: loss.item() for name, loss in found.items() if name != "class"} == {"mask": 0.0, "dice": 0.0, "ancestor": 0.0}
+    assert found["class"].item() > 0
     for name in NAMES:
         assert found[name].requires_grad
     total_loss(found, CONFIG).backward()
@@ -251,9 +252,9 @@ def test_one_label_and_more_labels_than_queries(labels: int, dtype: torch.dtype)
     assert count_totals([batch], 4, CONFIG) == LossTotals(n, n + 0.1 * (4 - n), float(labels >= 2))
     pairs = [ancestor_pairs(output, weights, batch, matches, stage)[0] for stage in range(1, STAGES)]
     expected = sum(sum(math.log1p(math.exp(-z if t else z)) for z, t in own) / max(len(own), 1) for own in pairs)
-    assert float(found["ancestor"]) == pytest.approx(expected, rel=1e-5)
+    assert found["ancestor"].item() == pytest.approx(expected, rel=1e-5)
     bce, dice = naive_mask_losses(output, scenes, matches, 100)
-    assert (float(found["mask"]), float(found["dice"])) == (pytest.approx(bce / n, rel=1e-4), pytest.approx(dice / n, rel=1e-4))
+    assert (found["mask"].item(), found["dice"].item()) == (pytest.approx(bce / n, rel=1e-4), pytest.approx(dice / n, rel=1e-4))
     total_loss(found, CONFIG).backward()
     assert all(bool(leaf.grad.isfinite().all()) for leaf in leaves(output, weights).values())
 
