@@ -12,6 +12,7 @@ Source: Zhu et al. 2021, Deformable DETR, equation 3; in SOHES the pixel decoder
 
 from __future__ import annotations
 
+import sys
 from operator import index
 from typing import TYPE_CHECKING, Literal
 
@@ -83,12 +84,18 @@ def deformable_attention(
 
 def _checked_shapes(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     try:
-        shapes = tuple((index(height), index(width)) for height, width in spatial_shapes)
+        shapes = tuple((_integer(height), _integer(width)) for height, width in spatial_shapes)
     except (TypeError, ValueError):  # no integer, no pair
         shapes = ()
-    if not shapes or min(map(min, shapes)) < 1:
+    if not shapes or any(size < 1 for shape in shapes for size in shape):
         raise ValueError(f"spatial_shapes must hold one or more pairs of integers (height, width), each at least 1, not {spatial_shapes!r}")
     return shapes
+
+
+def _integer(number: int) -> int:
+    """A Python integer, but for a size that PyTorch knows as a symbol while it exports a model: `index` would fix its value."""
+    torch = sys.modules.get("torch")  # not imported for the sake of this
+    return number if torch is not None and isinstance(number, torch.SymInt) else index(number)
 
 
 def _check_tensors(value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> None:
