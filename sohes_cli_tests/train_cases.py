@@ -1,4 +1,4 @@
-"""A run of `sohes train` so small that a step takes a few tenths of a second: its settings, labels to learn from, and what it leaves behind."""
+"""A run of `sohes train` so small that a step takes a few tenths of a second: its settings, its labels, and what it leaves behind."""
 
 from __future__ import annotations
 

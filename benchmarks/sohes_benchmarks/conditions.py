@@ -13,7 +13,10 @@ from sohes_cli.processes import available_cores
 
 __all__ = ["conditions", "device_name", "package_version"]
 
-_PACKAGES = ("numpy", "scipy", "numba", "opencv-python-headless", "scikit-image", "pycocotools", "torch", "timm", "triton")
+_PACKAGES = (
+    *("numpy", "scipy", "numba", "opencv-python-headless", "scikit-image", "pycocotools"),
+    *("torch", "timm", "triton", "xformers", "accelerate", "transformers"),
+)
 _ROOT = Path(__file__).parents[2]
 
 

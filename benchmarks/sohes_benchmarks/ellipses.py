@@ -1,4 +1,4 @@
-"""Masks of the sizes that a photograph's have: ellipses from a few pixels to half of the image, as pixels, runs and run-length strings."""
+"""Masks of the sizes that a photograph's have: ellipses from a few pixels to half of the image, alone or in each other, and their forms."""
 
 from __future__ import annotations
 
@@ -10,21 +10,55 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sohes_kernels import RunMasks
 
-__all__ = ["coco_rles", "ellipse_masks", "intersections_of_ious", "run_masks"]
+__all__ = ["coco_rles", "ellipse_masks", "intersections_of_ious", "nested_ellipses", "run_masks"]
 
 _LEAST_RADIUS = 3.0
+_ROOT_SHARE = 0.3  # of nested ellipses
+_LEAST_WHOLE_PX = 64  # that has parts
 
 
 def ellipse_masks(rng: np.random.Generator, count: int, height: int, width: int) -> NDArray[np.bool_]:
     """Ellipses about pixels anywhere in the image, radii uniform in their logarithm, cut at its border, bool [N, H, W]; none is empty."""
     masks = np.zeros((count, height, width), dtype=bool)
-    rows, columns = np.ogrid[:height, :width]
     for mask in masks:
         y, x = int(rng.integers(height)), int(rng.integers(width))
-        a, b = np.exp(rng.uniform(np.log(_LEAST_RADIUS), np.log(min(height, width) / 4), 2))
-        top, bottom, left, right = _box(y, a, height), _box(y, a, height, 1), _box(x, b, width), _box(x, b, width, 1)
-        mask[top:bottom, left:right] = ((rows[top:bottom] - y) / a) ** 2 + ((columns[:, left:right] - x) / b) ** 2 <= 1
+        _draw(mask, y, x, _radii(rng, min(height, width) / 4))
     return masks
+
+
+def nested_ellipses(rng: np.random.Generator, count: int, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """A forest of ellipses: each lies in an earlier one and is about a third of it or less, or is a root.
+
+    Returns:
+        Masks bool [N, H, W], none empty, and the index of the ellipse that each is a part of, -1 for a root, int64 [N].
+    """
+    masks, parents = ellipse_masks(rng, count, height, width), np.full(count, -1)
+    areas = masks.sum((1, 2))
+    for k in range(1, count):
+        wholes = np.flatnonzero(areas[:k] >= _LEAST_WHOLE_PX)
+        if not len(wholes) or rng.random() < _ROOT_SHARE:
+            continue
+        parents[k] = rng.choice(wholes)
+        whole = masks[parents[k]]
+        y, x = divmod(int(rng.choice(np.flatnonzero(whole))), width)
+        masks[k] = False
+        _draw(masks[k], y, x, _radii(rng, (areas[parents[k]] / 3 / np.pi) ** 0.5))
+        masks[k] &= whole
+        areas[k] = masks[k].sum()
+    return masks, parents
+
+
+def _radii(rng: np.random.Generator, largest: float) -> tuple[float, float]:
+    a, b = np.exp(rng.uniform(np.log(_LEAST_RADIUS), np.log(max(largest, _LEAST_RADIUS)), 2))
+    return float(a), float(b)
+
+
+def _draw(mask: NDArray[np.bool_], y: int, x: int, radii: tuple[float, float]) -> None:
+    """Set the pixels of an ellipse about (y, x) in an empty mask [H, W]."""
+    (a, b), (height, width) = radii, mask.shape
+    rows, columns = np.ogrid[:height, :width]
+    top, bottom, left, right = _box(y, a, height), _box(y, a, height, 1), _box(x, b, width), _box(x, b, width, 1)
+    mask[top:bottom, left:right] = ((rows[top:bottom] - y) / a) ** 2 + ((columns[:, left:right] - x) / b) ** 2 <= 1
 
 
 def _box(center: int, radius: float, size: int, past: int = 0) -> int:

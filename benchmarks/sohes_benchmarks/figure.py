@@ -25,6 +25,10 @@ _COLORS = {  # Okabe and Ito, told apart by everyone; ours in the two that stand
     "torch.compile": "#009e73",
     "heapq": "#e69f00",
     "pycocotools": "#cc79a7",
+    "sohes, deformable_attention=reference": "#56b4e9",
+    "sohes, ancestor_loss=reference": "#f0e442",
+    "sohes, attention=torch": "#a6761d",
+    "sohes, attention=plain": "#a6761d",
 }
 _OTHER_COLOR = "#555555"
 _WIDTH, _BAR, _GAP, _TITLE, _MARGIN = 9.0, 0.16, 0.1, 0.34, 1.3  # inches, as are all heights below

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sohes_benchmarks.rows import NAMES
+from sohes_benchmarks.rows import NAMES, STAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ def print_report(results: Results, console: Console | None = None) -> None:
 
 def _print_others(results: Results, console: Console) -> None:
     """What stands below the tables, as plain text: brackets in a message are no markup."""
-    lines = [f"Note: {note}" for note in notes(results.rows)]
+    about: Any = results.conditions.get("notes", {})
+    lines = [f"{name}: {note}" for name, note in about.items()] + [f"Note: {note}" for note in notes(results.rows)]
     if results.limits:
         lines.append(limits_line(results))
     lines.append(conditions_line(results))
@@ -55,7 +56,8 @@ def _table(name: str, rows: Sequence[Row], on_gpu: bool) -> Any:
     table = Table(title=f"{name}, {rows[0].provider} = 1", title_justify="left")
     for column in ("case", "mode", "dtype", "provider"):
         table.add_column(column)
-    for column in (*(("ms an image",) if on_gpu else ()), "times as fast", "% of limit"):
+    is_stage = name in STAGES
+    for column in (*(("ms an image",) if on_gpu else ()), "times as fast", "MB" if is_stage else "% of limit"):
         table.add_column(column, justify="right", no_wrap=True)
     previous: Row | None = None
     for index, row in enumerate(rows):
@@ -64,7 +66,9 @@ def _table(name: str, rows: Sequence[Row], on_gpu: bool) -> Any:
         labels = [Text(text) for text in ((row.case, row.mode, row.dtype) if is_new else ("", "", ""))]
         numbers = [_milliseconds(row)] if on_gpu else []
         ends = following is not None and _case_of(following) != _case_of(row)
-        table.add_row(*labels, Text(row.provider), *numbers, shown_ratio(row), _percent_of_limit(row), end_section=ends)
+        table.add_row(
+            *labels, Text(row.provider), *numbers, shown_ratio(row), (_megabytes if is_stage else _percent_of_limit)(row), end_section=ends
+        )
         previous = row
     return table
 
@@ -92,6 +96,10 @@ def _percent_of_limit(row: Row) -> str:
         return "-"
     percent = 100 * row.fraction_of_limit
     return "in cache" if percent > 100 else f"{percent:.2g}"
+
+
+def _megabytes(row: Row) -> str:
+    return "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:,.0f}"
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

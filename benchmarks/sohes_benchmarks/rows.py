@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "OPS", "STAGES", "Case", "Results", "Row", "Status"]
 
 OPS = ("region_merging", "ancestor_loss", "deformable_attention", "mask_intersection", "run_intersection")
-STAGES = ("explore", "evaluate")
+STAGES = ("explore", "evaluate", "train", "segment")
 NAMES = OPS + STAGES
 """What `sohes bench` can be asked for."""
 
@@ -64,7 +64,9 @@ class Row:
         runs: calls that were timed.
         items: images that a call works on.
         ratio_to_reference: the reference's time for an image over this one's: 2 is twice as fast.
-        peak_memory_bytes: device memory at its highest during a call, less what was held before; None on a CPU.
+        peak_memory_bytes: of an operation on a GPU, device memory at its highest during a call, less what was held before. Of `train` and
+            `segment` all that a process of its own held at most: device memory, or on a CPU resident memory less that of the libraries.
+            Else None.
         compulsory_bytes: of a call: each input read once, each output written once.
         compulsory_flops: floating-point operations of a call that no implementation can leave out; 0 if there are none.
         fraction_of_limit: the time that the device's measured copy bandwidth and matrix rate allow, over the time taken; in (0, 1] unless
@@ -145,7 +147,7 @@ class Results:
     """What a run has measured so far.
 
     Args:
-        conditions: see `conditions`, with the number of threads and whether the run was a quick one.
+        conditions: see `conditions`, with the number of threads, whether the run was a quick one, and notes on stages by their name.
         limits: see `Limits.to_json`; empty until they are measured.
         rows: in the order in which they were measured.
         is_complete: whether the run came to its end.

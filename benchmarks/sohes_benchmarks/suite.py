@@ -15,9 +15,9 @@ from sohes_benchmarks.conditions import conditions, device_name, package_version
 from sohes_benchmarks.kernels import ancestor_loss, deformable_attention, mask_intersection, region_merging, run_intersection
 from sohes_benchmarks.limits import measure_limits
 from sohes_benchmarks.rows import Results, Row
-from sohes_benchmarks.stages import evaluate, explore
+from sohes_benchmarks.stages import evaluate, explore, segment, train
 from sohes_benchmarks.threads import limited_threads
-from sohes_benchmarks.timing import time_device_call, time_host_call
+from sohes_benchmarks.timing import time_device_call, time_host_call, time_in_turns
 from sohes_benchmarks.workload import Provider
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ BENCHMARKS = {
         run_intersection.BENCHMARK,
         explore.BENCHMARK,
         evaluate.BENCHMARK,
+        train.BENCHMARK,
+        segment.BENCHMARK,
     )
 }
 _LIMIT_SECONDS = 0.5
@@ -65,6 +67,8 @@ def run_suite(
     """
     start = time.monotonic()
     chosen = [BENCHMARKS[name] for name in plan.names] if benchmarks is None else list(benchmarks)
+    if notes := {benchmark.name: benchmark.note for benchmark in chosen if benchmark.note}:
+        results.conditions["notes"] = notes
     with limited_threads(plan.threads):
         limits = measure_limits(plan.device, plan.threads, min(plan.seconds, _LIMIT_SECONDS))
         results.limits = limits.to_json()
@@ -105,39 +109,85 @@ def measure_workload(workload: Workload, plan: Plan, limits: Limits) -> Iterator
         reason = f"the result to hold it against could not be computed ({_message(error)})"
         yield from (_row(workload.case, provider, status="failed", message=reason) for provider in workload.providers)
         return
-    for index, provider in enumerate(workload.providers):
-        obstacle = provider.obstacle or ("" if truth or index == 0 else "there is no result of the reference to hold it against")
-        if obstacle:
-            yield _row(workload.case, provider, status="not run", message=obstacle)
-            continue
-        try:
-            row = _measure_provider(provider, workload, truth, plan, limits)
-        except Exception as error:
-            yield _row(workload.case, provider, status="failed", message=_message(error))
-            continue
-        if index == 0:
+    rows = _measured_in_turns if workload.in_turns else _measured_one_by_one
+    for row in rows(workload, truth, plan, limits):
+        if row.provider == workload.providers[0].name:
             reference_ms = row.item_ms
         yield dataclasses.replace(row, ratio_to_reference=reference_ms / row.item_ms if reference_ms and row.item_ms else None)
 
 
-def _measure_provider(provider: Provider, workload: Workload, truth: list[Any], plan: Plan, limits: Limits) -> Row:
-    """Check and time one provider; its result becomes the truth if there is none yet."""
-    call = provider.prepare()
-    result = (provider.evidence or call)()
-    if not truth:
-        truth.append(result)
-    if difference := workload.difference(result, truth[0]):
-        return _row(workload.case, provider, status="wrong", message=difference)
-    del result
-    timing = _timed(call, provider, plan)
+def _measured_one_by_one(workload: Workload, truth: list[Any], plan: Plan, limits: Limits) -> Iterator[Row]:
+    for provider in workload.providers:
+        row, call = _checked(provider, workload, truth)
+        if call is not None:
+            try:
+                row = _timed_row(provider, _timed(call, provider, plan), workload, limits)
+            except Exception as error:
+                row = _failed_row(workload, provider, error)
+        yield row
+
+
+def _measured_in_turns(workload: Workload, truth: list[Any], plan: Plan, limits: Limits) -> Iterator[Row]:
+    """Check all providers, and then time those that are right together."""
+    rows, calls, peaks = [], {}, {}
+    for index, provider in enumerate(workload.providers):
+        row, call = _checked(provider, workload, truth)
+        try:
+            peaks[index] = workload.memory(provider.name) if workload.memory and call is not None else None
+        except Exception as error:
+            row, call = _failed_row(workload, provider, error), None
+        rows.append(row)
+        if call is not None:
+            calls[index] = call
+    try:
+        for index, timing in zip(calls, _timed_in_turns(list(calls.values()), plan), strict=True):
+            row = _timed_row(workload.providers[index], timing, workload, limits)
+            rows[index] = dataclasses.replace(row, peak_memory_bytes=peaks[index])
+    except Exception as error:
+        for index in calls:
+            rows[index] = _failed_row(workload, workload.providers[index], error)
+    yield from rows
+
+
+def _checked(provider: Provider, workload: Workload, truth: list[Any]) -> tuple[Row, Callable[[], Any] | None]:
+    """Hold a provider's result against the truth, or make it the truth if there is none yet.
+
+    Returns:
+        What there is to say if it is not timed, and the call to time, or None if that must not be done.
+    """
+    is_first = provider is workload.providers[0]
+    obstacle = provider.obstacle or ("" if truth or is_first else "there is no result of the reference to hold it against")
+    untimed = _row(workload.case, provider, status="not run", message=obstacle)
+    if obstacle:
+        return untimed, None
+    try:
+        call = provider.prepare()
+        result = (provider.evidence or call)()
+        if not truth:
+            truth.append(result)
+        difference = workload.difference(result, truth[0])
+    except Exception as error:
+        return _failed_row(workload, provider, error), None
+    return (dataclasses.replace(untimed, status="wrong", message=difference), None) if difference else (untimed, call)
+
+
+def _timed_row(provider: Provider, timing: Timing, workload: Workload, limits: Limits) -> Row:
     steps = provider.steps() if provider.steps else {}
     return _row(workload.case, provider, status="ok", steps_ms=steps, **_times(timing, provider, workload, limits))
+
+
+def _failed_row(workload: Workload, provider: Provider, error: Exception) -> Row:
+    return _row(workload.case, provider, status="failed", message=_message(error))
 
 
 def _timed(call: Callable[[], Any], provider: Provider, plan: Plan) -> Timing:
     if provider.device == "cuda":
         return time_device_call(call, plan.seconds)
     return time_host_call(call, plan.seconds, plan.threads)
+
+
+def _timed_in_turns(calls: Sequence[Callable[[], Any]], plan: Plan) -> list[Timing]:
+    return time_in_turns(calls, plan.seconds, plan.rounds, plan.threads, on_gpu=plan.device == "cuda") if calls else []
 
 
 def _times(timing: Timing, provider: Provider, workload: Workload, limits: Limits) -> dict[str, Any]:

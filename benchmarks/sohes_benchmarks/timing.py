@@ -2,6 +2,8 @@
 
 On a host with one thread that is the processor's clock, which other work on the machine stretches less than that of the wall; with more
 threads it is the wall's. On a GPU it is that of device events, with the L2 cache overwritten between runs (`triton.testing.do_bench`).
+Steps and photographs, which take long, are timed in turns, so that whatever else the machine does meets all alike; on a GPU by the wall's
+clock until its work is done, for they compute on the host as well.
 """
 
 from __future__ import annotations
@@ -14,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Timing", "time_device_call", "time_host_call"]
+__all__ = ["Timing", "time_device_call", "time_host_call", "time_in_turns"]
 
 _MOST_RUNS = 200
 _WARM_UP_SHARE = 0.25
@@ -64,6 +66,48 @@ def time_host_call(call: Callable[[], Any], seconds: float, threads: int) -> Tim
     counted = slice(1 if len(wall) > 1 else 0, None)
     times = processor if threads == 1 else wall
     return Timing(tuple(times[counted]), "processor" if threads == 1 else "wall", float(np.median(wall[counted])))
+
+
+def time_in_turns(calls: Sequence[Callable[[], Any]], seconds: float, least: int, threads: int, *, on_gpu: bool) -> list[Timing]:
+    """Time calls one after the other in rounds, until `seconds` for each of them are spent.
+
+    One round more warms up and does not count.
+
+    Args:
+        calls: what is timed.
+        seconds: time to spend on each, by the wall.
+        least: rounds at least.
+        threads: how many of the host compute; 1 chooses the processor's clock, unless the calls use a GPU.
+        on_gpu: whether a call ends only when the current GPU has nothing left to do.
+    """
+    rounds: list[list[tuple[float, float]]] = []
+    spent_ms = 0.0
+    gc.collect()
+    while len(rounds) <= least or (spent_ms < 1000 * seconds * len(calls) and len(rounds) <= _MOST_RUNS):
+        rounds.append([_clocked(call, on_gpu) for call in calls])
+        spent_ms += sum(wall for _, wall in rounds[-1])
+    times = np.array(rounds[1:])  # [rounds, calls, clocks]
+    by_wall = on_gpu or threads > 1
+    return [
+        Timing(tuple(times[:, i, int(by_wall)].tolist()), "wall" if by_wall else "processor", float(np.median(times[:, i, 1])))
+        for i in range(len(calls))
+    ]
+
+
+def _clocked(call: Callable[[], Any], on_gpu: bool) -> tuple[float, float]:
+    """Milliseconds of a call on the processor's clock and on the wall's."""
+    _wait(on_gpu)
+    start, start_wall = time.process_time(), time.perf_counter()
+    call()
+    _wait(on_gpu)
+    return 1000 * (time.process_time() - start), 1000 * (time.perf_counter() - start_wall)
+
+
+def _wait(on_gpu: bool) -> None:
+    if on_gpu:
+        import torch
+
+        torch.cuda.synchronize()
 
 
 def time_device_call(call: Callable[[], Any], seconds: float) -> Timing:

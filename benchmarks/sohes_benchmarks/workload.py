@@ -14,6 +14,7 @@ __all__ = ["Benchmark", "Device", "Plan", "Provider", "Workload"]
 
 Device = Literal["cpu", "cuda"]
 _QUICK_SECONDS, _FULL_SECONDS = 0.25, 5.0
+_QUICK_ROUNDS, _FULL_ROUNDS = 2, 5
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Plan:
     def seconds(self) -> float:
         """Time spent on the timed calls of one provider, which are at least one."""
         return _QUICK_SECONDS if self.quick else _FULL_SECONDS
+
+    @property
+    def rounds(self) -> int:
+        """How often at least a call is timed that is timed in turns with others."""
+        return _QUICK_ROUNDS if self.quick else _FULL_ROUNDS
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Workload:
         truth: computes the truth; None if the first provider's result is.
         compulsory_bytes: see `Row`, for one image.
         compulsory_flops: see `Row`, for one image.
+        in_turns: whether the providers are timed in turns, as is best for calls that take long.
+        memory: bytes that a provider, given by its name, needs at most in a process of its own; None to measure what a call needs on a GPU.
         close: frees what the inputs hold besides memory.
     """
 
@@ -83,13 +91,23 @@ class Workload:
     truth: Callable[[], Any] | None = None
     compulsory_bytes: int = 0
     compulsory_flops: int = 0
+    in_turns: bool = False
+    memory: Callable[[str], int | None] | None = None
     close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """An operation or stage: its cases under a plan, and the workload of each, made only when its turn comes."""
+    """An operation or stage: its cases under a plan, and the workload of each, made only when its turn comes.
+
+    Args:
+        name: of `rows.NAMES`.
+        cases: those of a plan.
+        workload: of a case.
+        note: what a reader must know to compare the providers; empty if nothing.
+    """
 
     name: str
     cases: Callable[[Plan], Sequence[Case]]
     workload: Callable[[Case, Plan], Workload]
+    note: str = ""

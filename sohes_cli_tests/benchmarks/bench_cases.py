@@ -44,3 +44,22 @@ WRONG = provider("heapq", NUMBERS**2 + (NUMBERS == 7))
 BROKEN = provider("triton", ZeroDivisionError("no [bold] luck"))
 ABSENT = provider("torch.compile", NUMBERS, obstacle="there is none")
 FAST = provider("cpu", NUMBERS**2)
+MEGABYTES = 60
+
+
+def _filled(megabytes: int) -> Any:
+    """A call that fills memory and lets go of it."""
+    return lambda: np.ones(megabytes * 2**17).sum()
+
+
+def _filling_workload(case: Case, _plan: Plan) -> Workload:
+    providers = tuple(Provider(name, lambda n=n: _filled(n)) for name, n in (("little", 1), ("much", MEGABYTES)))
+    return Workload(case, providers, difference)
+
+
+def _filling_cases(_plan: Plan) -> list[Case]:
+    return [SQUARES]
+
+
+FILLING = Benchmark("region_merging", _filling_cases, _filling_workload)
+"""Its providers need 1 and `MEGABYTES` MB."""

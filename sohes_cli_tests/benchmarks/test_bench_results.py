@@ -81,6 +81,15 @@ def test_the_report_shows_ratios_and_no_milliseconds_of_a_cpu(results: Results) 
     assert "interrupted" in printed(dataclasses.replace(results, is_complete=False))
 
 
+def test_the_report_of_a_stage_shows_memory_and_what_to_know_of_it(results: Results) -> None:
+    rows = [dataclasses.replace(row, op="train", peak_memory_bytes=1_234_567_890) for row in results.rows]
+    about = {"notes": {"train": "Its peer is another one."}}
+    text = printed(dataclasses.replace(results, rows=rows, conditions=results.conditions | about))
+    assert "1,235" in text
+    assert "% of limit" not in text
+    assert "train: Its peer is another one." in text
+
+
 def test_the_report_of_a_gpu_shows_milliseconds_of_an_image(results: Results) -> None:
     rows = [dataclasses.replace(row, median_ms=264.0, items=132) if row.status == "ok" else row for row in results.rows]
     limits, found = {**results.limits, "device": "cuda"}, {**results.conditions, "cuda": "13.0", "driver": "580"}

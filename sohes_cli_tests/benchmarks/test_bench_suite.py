@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import time
 
 import numpy as np
 import pytest
 import torch
-from bench_cases import ABSENT, BROKEN, FAST, NUMBERS, QUICK, RIGHT, SQUARES, WRONG, benchmark, provider, squares
+from bench_cases import ABSENT, BROKEN, FAST, FILLING, MEGABYTES, NUMBERS, QUICK, RIGHT, SQUARES, WRONG, benchmark, provider, squares
 from sohes_benchmarks.limits import Limits, measure_limits
+from sohes_benchmarks.memory import process_memory
 from sohes_benchmarks.rows import NAMES, Results
 from sohes_benchmarks.suite import BENCHMARKS, measure_workload, run_suite
 from sohes_benchmarks.threads import limited_threads
-from sohes_benchmarks.timing import Timing, time_host_call
+from sohes_benchmarks.timing import Timing, time_host_call, time_in_turns
 from sohes_benchmarks.workload import Plan
 
 LIMITS = Limits("cpu", 1, 1e9, {"float32": 1e12})
@@ -127,6 +130,64 @@ def test_calls_are_repeated_within_the_time_and_the_first_only_warms_up():
     assert (timing.clock, timing.peak_memory_bytes) == ("processor", None)
     assert len(time_host_call(lambda: np.linalg.svd(np.ones((200, 200))), 0.0, threads=2).times_ms) == 1
     assert time_host_call(lambda: None, 0.0, threads=2).clock == "wall"
+
+
+def test_calls_in_turns_alternate_and_the_first_round_only_warms_up():
+    calls = []
+    timings = time_in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 0.0, 3, threads=1, on_gpu=False)
+    assert calls == ["a", "b"] * 4
+    assert [(len(timing.times_ms), timing.clock, timing.peak_memory_bytes) for timing in timings] == [(3, "processor", None)] * 2
+    slow, fast = time_in_turns([lambda: time.sleep(0.02), lambda: None], 0.06, 1, threads=2, on_gpu=False)
+    assert slow.clock == "wall"
+    assert len(slow.times_ms) == len(fast.times_ms) > 2
+    assert slow.percentile(50) >= 20 > fast.percentile(50)
+
+
+def in_turns(*providers, **options):
+    return measured(*providers, in_turns=True, **options)
+
+
+def test_in_turns_only_what_was_checked_and_found_right_is_timed():
+    rows = in_turns(RIGHT, WRONG, BROKEN, ABSENT, FAST)
+    assert {name: row.status for name, row in rows.items()} == {
+        "reference": "ok", "heapq": "wrong", "triton": "failed", "torch.compile": "not run", "cpu": "ok",
+    }  # fmt: skip
+    assert rows["cpu"].ratio_to_reference == pytest.approx(rows["reference"].median_ms / rows["cpu"].median_ms)
+    assert rows["cpu"].runs == rows["reference"].runs >= QUICK.rounds
+    rows = in_turns(ABSENT, RIGHT, truth=lambda: NUMBERS**2)
+    assert rows["reference"].status == "ok"
+    assert rows["reference"].ratio_to_reference is None
+    assert {row.status for row in in_turns(BROKEN, FAST).values()} == {"failed", "not run"}
+
+
+def test_a_call_that_fails_while_it_is_timed_in_turns_fails_those_that_take_turns_with_it():
+    late = dataclasses.replace(BROKEN, evidence=lambda: NUMBERS**2)
+    rows = in_turns(RIGHT, WRONG, late)
+    assert {name: row.status for name, row in rows.items()} == {"reference": "failed", "heapq": "wrong", "triton": "failed"}
+    assert "no [bold] luck" in rows["reference"].message
+
+
+def test_memory_of_a_process_of_its_own_is_asked_of_those_that_are_right():
+    def memory(name):
+        if name == "cpu":
+            raise MemoryError("it was killed")
+        return 123
+
+    rows = in_turns(RIGHT, WRONG, ABSENT, FAST, memory=memory)
+    assert {name: row.peak_memory_bytes for name, row in rows.items()} == {
+        "reference": 123,
+        "heapq": None,
+        "torch.compile": None,
+        "cpu": None,
+    }
+    assert (rows["reference"].status, rows["cpu"].status) == ("ok", "failed")
+    assert "it was killed" in rows["cpu"].message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
+def test_memory_of_a_process_is_that_of_the_work_and_not_of_the_libraries():
+    peak = process_memory(FILLING, SQUARES, QUICK, "much")
+    assert peak == pytest.approx(MEGABYTES * 2**20, rel=0.2)
 
 
 def test_limits_of_this_machine_are_positive_and_bound_the_work():
