@@ -1,4 +1,4 @@
-"""`sohes export`: the label store as one file of another format."""
+"""`sohes export`: a label store as one file of another format, or a trained model for another runtime."""
 
 from __future__ import annotations
 
@@ -10,40 +10,72 @@ import typer
 
 from sohes_cli.errors import StoreError, UsageError
 
-__all__ = ["LabelFormat", "export"]
+__all__ = ["ExportFormat", "export"]
+
+_MODEL_NAME, _MODEL_SUFFIX = "model.safetensors", ".safetensors"
 
 
-class LabelFormat(StrEnum):
-    """The formats that labels can be exported to."""
+class ExportFormat(StrEnum):
+    """The formats of the file."""
 
     coco = "coco"
+    onnx = "onnx"
 
 
 def export(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Label folder written by `sohes explore`.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Label folder of sohes explore, or run of sohes train.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)],
-    label_format: Annotated[LabelFormat, typer.Option("--format", help="Format of the file.")] = LabelFormat.coco,
+    export_format: Annotated[
+        ExportFormat | None,
+        typer.Option("--format", help="coco for labels, onnx for a model.", show_default="coco for labels, onnx for a model"),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write all labels of a folder to one file that other tools read.
+    """Write labels, or a model, as one file that other tools read.
 
     Example: sohes export labels/ --format coco --out labels.json
     """
+    is_model = (source / _MODEL_NAME).is_file() or (source.is_file() and source.suffix == _MODEL_SUFFIX)
+    chosen = export_format or (ExportFormat.onnx if is_model else ExportFormat.coco)
+    if is_model and chosen == ExportFormat.coco:
+        raise UsageError(f"{source} is a model, which --format coco cannot hold.", "Use --format onnx, or give a label folder.")
+    if chosen == ExportFormat.onnx:
+        _export_model(source, out, overwrite)
+    else:
+        _export_labels(source, out, overwrite)
+
+
+def _export_labels(labels: Path, out: Path, overwrite: bool) -> None:
     from sohes_cli.labels.coco import export_coco
     from sohes_cli.labels.manifest import read_manifest
     from sohes_cli.labels.store import LabelStore
 
     read_manifest(labels)
-    _check_out(labels, out, overwrite)
-    exporters = {LabelFormat.coco: export_coco}
-    summary = exporters[label_format](LabelStore(labels), out)
+    _check_out(labels, out, overwrite, "labels.json")
+    summary = export_coco(LabelStore(labels), out)
     typer.echo(f"Wrote {out}: {summary.images} images, {summary.annotations} masks.")
 
 
-def _check_out(labels: Path, out: Path, overwrite: bool) -> None:
+def _export_model(checkpoint: Path, out: Path, overwrite: bool) -> None:
+    if (checkpoint / "manifest.json").is_file():
+        raise UsageError(
+            f"{checkpoint} is a label folder, which --format onnx cannot hold.", "Use --format coco, or give a run of sohes train."
+        )
+    _check_out(None, out, overwrite, "model.onnx")
+    from sohes_cli.export.onnx import export_onnx
+
+    typer.echo("Tracing, translating and checking the model takes some minutes.", err=True)
+    summary = export_onnx(checkpoint, out)
+    size = f"{summary.nodes:,} nodes, {summary.bytes / 1e6:.1f} MB"
+    typer.echo(f"Wrote {out}: {size}; it differs from the model by at most {summary.difference:.1g} of the largest number.")
+
+
+def _check_out(labels: Path | None, out: Path, overwrite: bool, example: str) -> None:
     if out.is_dir():
-        raise UsageError(f"--out {out} is a folder.", "Name the file to write, such as labels.json.")
-    if out.resolve().is_relative_to(labels.resolve()):
+        raise UsageError(f"--out {out} is a folder.", f"Name the file to write, such as {example}.")
+    if labels is not None and out.resolve().is_relative_to(labels.resolve()):
         raise UsageError(f"--out {out} lies in the label folder, where every .json file is a record.", "Name a file outside of it.")
     if out.exists() and not overwrite:
         raise StoreError(f"{out} exists already.", "Pass --overwrite to replace it, or name another file.")
