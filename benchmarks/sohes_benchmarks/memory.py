@@ -15,7 +15,7 @@ from sohes_benchmarks.threads import limited_threads
 
 if TYPE_CHECKING:
     from sohes_benchmarks.rows import Case
-    from sohes_benchmarks.workload import Benchmark, Plan
+    from sohes_benchmarks.workload import Benchmark, Device, Plan
 
 __all__ = ["process_memory"]
 
@@ -49,12 +49,18 @@ def _measured(benchmark: Benchmark, case: Case, plan: Plan, name: str) -> int | 
         call = provider.prepare()
         for _ in range(_CALLS):
             call()
-        if plan.device == "cuda":
-            import torch
-
-            return torch.cuda.max_memory_allocated()
-        peak = _status_bytes("VmHWM")
+        peak = _peak(plan.device, before)
         workload.close()
+    return peak
+
+
+def _peak(device: Device, before: int | None) -> int | None:
+    """What this process held at most: of a GPU, or of the host above what it held before."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    peak = _status_bytes("VmHWM")
     return None if before is None or peak is None else peak - before
 
 

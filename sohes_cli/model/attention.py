@@ -1,7 +1,7 @@
 """Attention of queries to pixels and to each other, with a mask of what each query may see.
 
 On an NVIDIA GPU xformers' memory-efficient attention, which never holds the Q x K weights and takes the mask as an additive bias; elsewhere
-PyTorch's scaled_dot_product_attention, or its plain formula where a CPU's backward pass is faster with it. The tests prove them equal.
+PyTorch's scaled_dot_product_attention. The plain formula, which says what both compute, stands beside them; the tests prove them equal.
 
 Source: masked attention, Cheng et al. 2022, Mask2Former, section 3.2.1.
 """
@@ -67,7 +67,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = N
         value: [B, K, M, D].
         allowed: bool [B, Q, K], at least one key for each query; None for all.
         backend: `xformers` (memory-efficient attention), `torch` (scaled_dot_product_attention), `plain` (its formula) or `auto`: the
-            first on an NVIDIA GPU where it is installed, the last on a CPU where a gradient is asked for, else the second.
+            first on an NVIDIA GPU where it is installed, else the second.
 
     Returns:
         [B, Q, M, D].
@@ -107,8 +107,7 @@ def aligned_bias(allowed: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
 def _fastest(query: Tensor) -> AttentionBackend:
     if query.is_cuda and _has_xformers() and not torch.compiler.is_exporting():
         return "xformers"
-    on_cpu_backward = query.device.type == "cpu" and query.requires_grad
-    return "plain" if on_cpu_backward else "torch"
+    return "torch"
 
 
 @cache

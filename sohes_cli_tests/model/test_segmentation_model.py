@@ -44,11 +44,13 @@ def part(output: Output, image: int, height: int, width: int) -> Output:
 @torch.no_grad()
 def test_padding_and_other_images_change_nothing(changes: dict[str, Any]) -> None:
     model = small_model(**changes).double()
-    batched = model(photographs(96, 128, SIZES), SIZES)
-    for number, (height, width) in enumerate(SIZES):
-        canvas = -(-height // 32) * 32, -(-width // 32) * 32
-        single = photographs(96, 128, SIZES)[number : number + 1, :, : canvas[0], : canvas[1]]
-        alone = model(single, [(height, width)])
+    canvases = [(-(-height // 32) * 32, -(-width // 32) * 32) for height, width in SIZES]
+    pixels = photographs(96, 128, SIZES)
+    for image, canvas in zip(pixels, canvases, strict=True):
+        image[:, canvas[0] :], image[:, :, canvas[1] :] = 9, 9  # beyond the next multiple of 32 may lie anything
+    batched = model(pixels, SIZES)
+    for number, (size, canvas) in enumerate(zip(SIZES, canvases, strict=True)):
+        alone = model(pixels[number : number + 1, :, : canvas[0], : canvas[1]], [size])
         for name, found, expected in zip(Output._fields, part(batched, number, *canvas), alone, strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 

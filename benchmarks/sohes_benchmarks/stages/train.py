@@ -37,8 +37,11 @@ _IMAGES = 2  # of a step; the share of one of 8 GPUs in batches of 16
 _QUICK_SIDE, _QUICK_LABELS = 64, 6
 _BOUNDS = {"float32": 1e-4, "bfloat16": 0.02}  # relative, of a loss of ours
 _PEER_BOUND = 0.02  # its points are other ones, and it reads labels bilinearly
-_REFERENCES = {"deformable_attention": "reference", "ancestor_loss": "reference", "attention": "torch"}
-_REPLACED = {"cpu": ("deformable_attention", "attention"), "cuda": ("deformable_attention", "ancestor_loss", "attention")}
+_REFERENCES = {"deformable_attention": "reference", "ancestor_loss": "reference", "attention": "plain"}
+_REPLACED = {
+    "cpu": {"deformable_attention": "reference", "attention": "plain"},
+    "cuda": {"deformable_attention": "reference", "ancestor_loss": "reference", "attention": "torch"},
+}
 _NOTE = (
     "Random images with nested ellipses as labels, no stochastic depth. transformers' Mask2Former has our backbone (the ViT with its "
     "adapter) and decoders equal to ours in width, depth, queries and points, so what differs is the decoders, the matching and the "
@@ -146,7 +149,7 @@ def _workload(case: Case, plan: Plan) -> Workload:
     peer = Provider(
         "transformers", lambda: learners.peer.step, mask2former_obstacle(), plan.device, items, evidence=learners.first_peer_step
     )
-    replaced = [{name: _REFERENCES[name]} for name in _REPLACED[plan.device]]
+    replaced = [{name: backend} for name, backend in _REPLACED[plan.device].items()]
     return Workload(
         case,
         (peer, *(_provider(learners, backends, items) for backends in ({}, *replaced))),
