@@ -203,3 +203,23 @@ def test_an_exported_model_has_the_operations_of_the_reference(export):
     expected = deformable_attention(2 * inputs[0], ALIGNED.shapes, *inputs[1:], backend="reference")
     assert torch.equal(exported(*inputs), expected)
     assert torch.equal(model(*inputs), deformable_attention(2 * inputs[0], ALIGNED.shapes, *inputs[1:], backend="cpu"))
+
+
+class _AttendMap(torch.nn.Module):
+    def forward(self, maps, locations, weights):
+        return deformable_attention(maps.flatten(2).mT[:, :, None], [maps.shape[2:]], locations, weights)
+
+
+def test_an_exported_model_takes_levels_of_any_size():
+    def inputs(shape, batch, queries):
+        case = Case((shape,), batch=batch, queries=queries, points=2)
+        value, *points = make(case, torch.float32).values()
+        return value.squeeze(2).mT.unflatten(2, shape), *points
+
+    dynamic = torch.export.Dim.DYNAMIC
+    points = {0: dynamic, 1: dynamic}
+    traced = torch.export.export(_AttendMap(), inputs((6, 10), 2, 5), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, points, points))
+    for shape, batch, queries in (((6, 10), 2, 5), ((11, 4), 3, 7), ((9, 9), 2, 2)):
+        maps, *rest = inputs(shape, batch, queries)
+        expected = deformable_attention(maps.flatten(2).mT[:, :, None], [shape], *rest, backend="reference")
+        assert torch.equal(traced.module()(maps, *rest), expected)
