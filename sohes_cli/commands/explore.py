@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sohes_cli.commands.options import AsJson, Assignments, ConfigFile  # noqa: TC001 (Typer reads the annotations)
 from sohes_cli.explore.interruption import INTERRUPTED
 
 __all__ = ["explore"]
@@ -32,14 +33,12 @@ def explore(
     refine: Annotated[
         str | None, typer.Option(help="Mask refinement: none, guided, superpixels, crf or cascadepsp.", show_default=False)
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="GROUP.NAME=VALUE", help="One setting; may be repeated.", show_default=False)
-    ] = None,
+    config: ConfigFile = None,
+    settings: Assignments = None,
     workers: Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each core.")] = 0,
     device: Annotated[str, typer.Option(help="Device of a ViT: auto, cpu, cuda or cuda:N.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the masks of all photographs and which is part of which.
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sohes_cli.commands.options import AsJson, Assignments, ConfigFile, OverwriteRun, Readers, TrainingDevice  # noqa: TC001 (Typer reads the annotations)
 from sohes_cli.explore.interruption import INTERRUPTED
 
 __all__ = ["pretrain"]
@@ -27,14 +28,12 @@ def pretrain(
     weights: Annotated[
         str | None, typer.Option(help="Weights file or run's folder to start from; random weights without.", show_default=False)
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="GROUP.NAME=VALUE", help="One setting; may be repeated.", show_default=False)
-    ] = None,
-    workers: Annotated[int, typer.Option(min=-1, help="Processes that read photographs; -1 chooses, 0 uses none.")] = -1,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in --out first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    config: ConfigFile = None,
+    settings: Assignments = None,
+    workers: Readers = -1,
+    device: TrainingDevice = "auto",
+    overwrite: OverwriteRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a backbone on unlabeled photographs of your own kind.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sohes_cli.commands.options import AsJson, Assignments, ConfigFile, OverwriteRun, Readers, TrainingDevice  # noqa: TC001 (Typer reads the annotations)
 from sohes_cli.explore.interruption import INTERRUPTED
 
 __all__ = ["Phase", "train"]
@@ -41,15 +42,13 @@ def train(
     init: Annotated[
         Path | None, typer.Option(help="Model to start from: a run of sohes train, or a Mask2Former checkpoint.", show_default=False)
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="GROUP.NAME=VALUE", help="One setting; may be repeated.", show_default=False)
-    ] = None,
-    workers: Annotated[int, typer.Option(min=-1, help="Processes that read photographs; -1 chooses, 0 uses none.")] = -1,
-    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    config: ConfigFile = None,
+    settings: Assignments = None,
+    workers: Readers = -1,
+    device: TrainingDevice = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out with its own labels and settings.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the run in --out first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    overwrite: OverwriteRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a model on labels, to segment any photograph.
 
