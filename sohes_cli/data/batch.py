@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
-__all__ = ["Batch", "Example", "collate"]
+__all__ = ["Batch", "Example", "collate", "pad_images"]
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,23 @@ class Batch:
         return [replace(self, **{name: getattr(self, name)[cut] for name in names}) for cut in cuts]
 
 
+def pad_images(images: Sequence[Tensor], stride: int) -> Tensor:
+    """Pad images [H, W, 3] to one size, the largest of each side rounded up to a multiple of `stride`, at the right and the bottom.
+
+    Returns:
+        uint8 [B, H, W, 3], 0 beyond an image.
+    """
+    height, width = (-(-max(image.shape[side] for image in images) // stride) * stride for side in (0, 1))
+    padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
+    for canvas, image in zip(padded, images, strict=True):
+        canvas[: image.shape[0], : image.shape[1]] = image
+    return padded
+
+
 def collate(examples: list[Example], stride: int) -> Batch:
-    """Pad images to one size, the largest of each side rounded up to a multiple of `stride`, at the right and the bottom."""
-    height, width = (-(-max(e.pixels.shape[side] for e in examples) // stride) * stride for side in (0, 1))
-    pixels = torch.zeros(len(examples), height, width, 3, dtype=torch.uint8)
-    for image, example in zip(pixels, examples, strict=True):
-        image[: example.pixels.shape[0], : example.pixels.shape[1]] = example.pixels
+    """Make a batch of examples; see `pad_images`."""
     return Batch(
-        pixels=pixels,
+        pixels=pad_images([e.pixels for e in examples], stride),
         sizes=tuple((e.pixels.shape[0], e.pixels.shape[1]) for e in examples),
         masks=tuple(e.masks for e in examples),
         parents=tuple(e.parents for e in examples),

@@ -90,12 +90,8 @@ def explore_folder(
 
 
 def _own_device(device: str, config: ExploreConfig, shard: Shard) -> str:
-    """The GPU of this process's own, if several share a machine."""
-    if device not in ("auto", "cuda") or shard.local_count == 1 or config.features.backbone in EMBEDDED:
-        return device
-    import torch
-
-    return f"cuda:{shard.local_index % torch.cuda.device_count()}" if torch.cuda.is_available() else device
+    """The device of this process; the embedded backbones have no use for a GPU."""
+    return device if config.features.backbone in EMBEDDED else shard.own_device(device)
 
 
 def _manifest(images: Path, out: Path, config: ExploreConfig, backbone: Backbone) -> Manifest:

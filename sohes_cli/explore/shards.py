@@ -49,6 +49,14 @@ class Shard:
         """The names of this shard, in order."""
         return list(names[self.index :: self.count])
 
+    def own_device(self, device: str) -> str:
+        """The GPU of this process's own for `auto` or `cuda`, if several processes share a machine that has one; else as given."""
+        if device not in ("auto", "cuda") or self.local_count == 1:
+            return device
+        import torch
+
+        return f"cuda:{self.local_index % torch.cuda.device_count()}" if torch.cuda.is_available() else device
+
 
 def shard_of_environment(environment: Mapping[str, str] = os.environ) -> Shard:
     """Read this process's number from the variables that its launcher set; without any, it does all the work.

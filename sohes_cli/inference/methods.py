@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import cv2
-import torch
 from threadpoolctl import threadpool_limits
 
 from sohes_cli.config import explore_config, to_plain
@@ -99,7 +98,7 @@ class ModelMethod:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
         """
         config, file = SegmentConfig(**settings), model_file(checkpoint)
-        return cls(Segmenter.load(file, device=_own_device(device), image_size=size, config=config), file, batch_size)
+        return cls(Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, config=config), file, batch_size)
 
     @property
     def working_size(self) -> int:
@@ -164,14 +163,6 @@ class ExploreMethod:
         """The labels of each photograph."""
         with threadpool_limits(1):
             return [Labeled(explore_photograph(photo, self._backbone, self._config)) for photo in photographs]
-
-
-def _own_device(device: str) -> str:
-    """The GPU of this process's own, if several share a machine."""
-    shard = shard_of_environment()
-    if device not in ("auto", "cuda") or shard.local_count == 1 or not torch.cuda.is_available():
-        return device
-    return f"cuda:{shard.local_index % torch.cuda.device_count()}"
 
 
 def _versions(*packages: str) -> dict[str, str]:

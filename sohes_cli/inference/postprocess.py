@@ -21,6 +21,7 @@ from sohes_cli.errors import WeightsError
 from sohes_cli.explore.images import reduced_size
 from sohes_cli.explore.pooling import suppress
 from sohes_cli.masks import PackedMasks
+from sohes_cli.model.config import MASK_STRIDE
 from sohes_cli.model.output import ENTITY
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
     from sohes_cli.inference.config import SegmentConfig
     from sohes_cli.model.output import Output
 
-__all__ = ["LARGEST_SIDE", "MASK_STRIDE", "FoundMasks", "ancestor_probabilities", "find_masks", "upsample_masks"]
-
-MASK_STRIDE = 4
-"""Pixels of the network's input between two mask logits."""
+__all__ = ["LARGEST_SIDE", "FoundMasks", "ancestor_probabilities", "find_masks", "upsample_masks"]
 
 LARGEST_SIDE = 2000
 """Masks of an image with more than this squared pixels are made at a working size and written at the full one."""

@@ -15,9 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
+from sohes_cli.data.batch import pad_images
 from sohes_cli.data.jitter import full_crop
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.explore.weights import torch_device
@@ -26,16 +26,17 @@ from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
 from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, find_masks
 from sohes_cli.inference.prediction import Prediction
-from sohes_cli.model.backbone import choose_attention
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import MODEL_NAME, find_model, load_model
 from sohes_cli.model.pixels import network_input
+from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.processes import available_cores
 from sohes_cli.training.distribution import resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from sohes_cli.explore.images import Photograph
@@ -85,7 +86,7 @@ class Segmenter:
         on_cpu = self.device.type == "cpu"
         self.precision = resolve_precision(precision, on_cpu)
         self.model = model.eval().to(self.device)
-        choose_attention(self.model.backbone, not on_cpu)
+        use_fused_attention(self.model.backbone, True)  # also on a CPU, for there is no backward pass
         self.image_size, self.config = image_size, config
         self.working_size = max(LARGEST_SIDE, math.ceil(_DETAIL * image_size))
 
@@ -149,16 +150,15 @@ class Segmenter:
     def _output(self, images: list[NDArray[np.uint8]]) -> tuple[Output, list[tuple[int, int]]]:
         """What the network says of images at its own size, and these sizes."""
         sizes = [(image.shape[0], image.shape[1]) for image in images]
-        height, width = (-(-max(size[side] for size in sizes) // STRIDE) * STRIDE for side in (0, 1))
-        padded = np.zeros((len(images), height, width, 3), np.uint8)
-        for canvas, image in zip(padded, images, strict=True):
-            canvas[: image.shape[0], : image.shape[1]] = image
+        padded = pad_images([torch.from_numpy(image) for image in images], STRIDE)
         try:
-            pixels = network_input(torch.from_numpy(padded).to(self.device), sizes)
+            pixels = network_input(padded.to(self.device), sizes)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                 return self.model(pixels, sizes), sizes
         except torch.OutOfMemoryError as error:
-            message = f"The memory of {self.device} does not suffice for {len(images)} images of {height} x {width} pixels."
+            message = (
+                f"The memory of {self.device} does not suffice for {len(images)} images of {padded.shape[1]} x {padded.shape[2]} pixels."
+            )
             raise SohesError(message, "Lower --batch-size or --size, or use --device cpu.") from error
 
     def _prediction(self, photo: Photograph, output: Output, image: int, size: tuple[int, int]) -> Prediction:

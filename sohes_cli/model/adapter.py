@@ -50,7 +50,7 @@ class SpatialPrior(nn.Module):
 
     def forward(self, pixels: Tensor, extent: Extent) -> list[Tensor]:
         """Images [B, 3, H, W] to maps [B, C, h, w] at strides 4, 8, 16 and 32; what lies outside of an image has no meaning."""
-        maps = [_run(self.stem, masked(pixels, extent.mask(1)), extent, 1)]
+        maps = [_run(self.stem, pixels, extent, 1)]
         for stage, stride in ((self.conv2, 4), (self.conv3, 8), (self.conv4, 16)):
             maps.append(_run(stage, maps[-1], extent, stride))
         return [project(x) for project, x in zip((self.fc1, self.fc2, self.fc3, self.fc4), maps, strict=True)]

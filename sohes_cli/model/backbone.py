@@ -22,16 +22,17 @@ from torch.utils.checkpoint import checkpoint
 
 from sohes_cli.errors import ConfigError
 from sohes_cli.model.adapter import STRIDES, Exchange, SpatialPrior
+from sohes_cli.model.config import MASK_STRIDE
 from sohes_cli.model.deformable import reference_points
 from sohes_cli.model.extent import Extent, MaskedBatchNorm, levels_of, resized
-from sohes_cli.pretrain.networks import build_vit, use_fused_attention
+from sohes_cli.pretrain.networks import build_vit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sohes_cli.model.config import ModelConfig
 
-__all__ = ["AdaptedVit", "choose_attention", "start_weights"]
+__all__ = ["AdaptedVit", "start_weights"]
 
 _EXTRA_EXTRACTORS = 2  # after the last exchange
 
@@ -95,7 +96,7 @@ class AdaptedVit(nn.Module):
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         return [
             norm(x + resized(seen, extent.grid(stride), extent, self.stride), extent.cells(stride))
-            for norm, x, stride in zip(norms, found, (4, *STRIDES), strict=True)
+            for norm, x, stride in zip(norms, found, (MASK_STRIDE, *STRIDES), strict=True)
         ]
 
     @property
@@ -193,8 +194,3 @@ def start_weights(backbone: AdaptedVit, config: ModelConfig) -> None:
         load_into(full, load_state_dict(Path(file)), str(file))
     state = {name: tensor for name, tensor in full.state_dict().items() if name in backbone.vit.state_dict()}
     backbone.vit.load_state_dict(state)
-
-
-def choose_attention(backbone: AdaptedVit, on_gpu: bool) -> None:
-    """Fused attention on a GPU, plain products on a CPU, whose backward pass is faster with them."""
-    use_fused_attention(backbone.vit, on_gpu)

@@ -10,10 +10,13 @@ from typing import Any
 
 from sohes_cli.config import require
 
-__all__ = ["MODEL_PRESETS", "STRIDE", "ModelConfig"]
+__all__ = ["MASK_STRIDE", "MODEL_PRESETS", "STRIDE", "ModelConfig"]
 
 STRIDE = 32
 """Of the coarsest feature map, in pixels: images are padded to multiples of it."""
+
+MASK_STRIDE = 4
+"""Of the finest feature map, and so of mask logits, in pixels."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def load_model(path: Path) -> tuple[EntityModel, dict[str, Any]]:
     except (KeyError, TypeError, SohesError) as error:
         raise WeightsError(f"{file} has no settings from which its model could be built: {error}.", "It is of another version.") from error
     model.to_empty(device="cpu")
-    load_module(model, {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}, "model", file)
+    load_module(model, tensors, "model", file)
     return model.eval(), description
 
 

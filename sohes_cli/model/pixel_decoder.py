@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sohes_cli.model.config import MASK_STRIDE
 from sohes_cli.model.deformable import DeformableAttention, reference_points
 from sohes_cli.model.extent import Extent, MaskedGroupNorm, levels_of, resized
 
@@ -64,9 +65,9 @@ class PixelDecoder(nn.Module):
         finest, *coarse = maps
         levels = [self._project(i, level, extent) for i, level in enumerate(reversed(coarse))]
         levels = self.transformer(levels, extent)
-        lateral = self.adapter_1(finest, extent.cells(4))
-        joined = lateral + resized(levels[-1], extent.grid(4), extent, DECODER_STRIDES[-1])
-        features = self.mask_features(functional.relu(self.layer_1(joined, extent.cells(4))))
+        lateral = self.adapter_1(finest, extent.cells(MASK_STRIDE))
+        joined = lateral + resized(levels[-1], extent.grid(MASK_STRIDE), extent, DECODER_STRIDES[-1])
+        features = self.mask_features(functional.relu(self.layer_1(joined, extent.cells(MASK_STRIDE))))
         return features, levels
 
     def _project(self, index: int, level: Tensor, extent: Extent) -> Tensor:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from sohes_cli.model.ancestor_head import AncestorHead
-from sohes_cli.model.backbone import AdaptedVit, choose_attention
+from sohes_cli.model.backbone import AdaptedVit
 from sohes_cli.model.extent import Extent
 from sohes_cli.model.pixel_decoder import PixelDecoder
 from sohes_cli.model.query_decoder import QueryDecoder
+from sohes_cli.pretrain.networks import use_fused_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ class EntityModel(nn.Module):
         self.pixel_decoder = PixelDecoder([self.backbone.channels] * 4, config)
         self.query_decoder = QueryDecoder(config)
         self.ancestor_head = AncestorHead(config.hidden_dim)
-        choose_attention(self.backbone, on_gpu=False)
+        use_fused_attention(self.backbone, False)
 
     def forward(self, pixels: Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> Output:
         """Predict.

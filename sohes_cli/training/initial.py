@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from sohes_cli.model.files import MODEL_FORMAT, find_model
 from sohes_cli.model.public_weights import load_public
 from sohes_cli.training.checkpoints import load_module, read_tensors, stored_format
@@ -18,8 +16,11 @@ if TYPE_CHECKING:
 __all__ = ["start_from"]
 
 
-def start_from(model: EntityModel, path: Path) -> None:
+def start_from(model: EntityModel, path: Path) -> str:
     """Fill a model from a model file, the folder of a run, or a public checkpoint, of which what it lacks stays as it is.
+
+    Returns:
+        How much of the model a public checkpoint filled, in a sentence; empty for a model of ours, which fills all of it.
 
     Raises:
         UsageError: if there is no such file.
@@ -28,7 +29,7 @@ def start_from(model: EntityModel, path: Path) -> None:
     file = find_model(path)
     if file.suffix == ".safetensors" and stored_format(file) is not None:
         tensors, _ = read_tensors(file, MODEL_FORMAT)
-        load_module(model, {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}, "model", file)
-        return
+        load_module(model, tensors, "model", file)
+        return ""
     report = load_public(model, file)
-    typer.echo(f"{file}: {len(report.loaded)} tensors taken, {len(report.missing)} of the model's not found.", err=True)
+    return f"{file}: {len(report.loaded)} tensors taken, {len(report.missing)} of the model's not found."

@@ -13,12 +13,14 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+import typer
 from torch import nn
 
 from sohes_cli.errors import SohesError, WeightsError
-from sohes_cli.model.backbone import choose_attention, start_weights
+from sohes_cli.model.backbone import start_weights
 from sohes_cli.model.pixels import network_input
 from sohes_cli.model.segmentation_model import EntityModel
+from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
 from sohes_cli.training.distribution import any_process, make_accelerator, out_of_memory, resolve_precision, seed_step
 from sohes_cli.training.initial import start_from
@@ -74,9 +76,9 @@ class Learner:
         model = EntityModel(config.model)
         if init is None:
             start_weights(model.backbone, config.model)
-        else:
-            start_from(model, init)
-        choose_attention(model.backbone, on_gpu)
+        elif (told := start_from(model, init)) and self.accelerator.is_main_process:
+            typer.echo(told, err=True)
+        use_fused_attention(model.backbone, on_gpu)
         model.backbone.checkpointing = config.optimizer.checkpointing
         if config.optimizer.compile:
             for block in model.backbone.vit.blocks:
@@ -133,7 +135,7 @@ class Learner:
         self.network.eval()
         totals = count_totals([batch], self.config.model.queries, self.config.loss)
         try:
-            numbers = self._numbers(*self._losses(self.network, batch.to(self.accelerator.device), totals), diagnosed=True)
+            numbers = self._numbers(*self._losses(self.network, batch.to(self.accelerator.device), totals, diagnosed=True))
         finally:
             self.network.train()
         return {name: float(value) for name, value in numbers.items()}
@@ -174,26 +176,26 @@ class Learner:
         for i, part in enumerate(parts):
             last = i == len(parts) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses, accuracies = self._losses_of_all(part, totals)
+                losses, measured = self._losses_of_all(part, totals, diagnosed and last)
                 total = total_loss(losses, self.config.loss) * self.accelerator.num_processes  # gradients are averaged over them
                 self._scaler.scale(total).backward()
-            for name, value in self._numbers(losses, accuracies, diagnosed and last).items():
+            for name, value in self._numbers(losses, measured).items():
                 added.setdefault(name, []).append(value)
         return self._reduced(added)
 
-    def _losses_of_all(self, part: Batch, totals: LossTotals) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _losses_of_all(self, part: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of a part; if they cannot be had in one process, all of them stop together."""
         failure: SohesError | None = None
         try:
-            found = self._losses(self.model, part.to(self.accelerator.device), totals)
+            found = self._losses(self.model, part.to(self.accelerator.device), totals, diagnosed)
         except SohesError as error:
             failure = SohesError(error.message, _RETRY)
         if any_process(self.accelerator, failure is not None):
             raise failure or SohesError("Another process has stopped.", "Its message says why.")
         return found
 
-    def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Losses of a batch as shares of the whole step's; what the ancestor head got right, and the labels that found no query."""
+    def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of a batch as shares of the whole step's; and, if asked for, what the ancestor head got right and surplus labels."""
         head = self.network.ancestor_head
         with self._autocast():
             output: Output = model(network_input(batch.pixels, batch.sizes), batch.sizes)
@@ -201,6 +203,8 @@ class Learner:
             matches = match_labels(output, batch, self.config.loss, generators)
             weights = (head.w1, head.w2)
             losses = segmentation_losses(output, weights, batch, matches, self.config.loss, totals, generators)
+        if not diagnosed:
+            return losses, {}
         left_out = torch.tensor(float(sum(match.left_out for match in matches)), device=self.accelerator.device)
         return losses, ancestor_accuracy(output, weights, batch, matches) | {"labels_left_out": left_out}
 
@@ -216,9 +220,9 @@ class Learner:
         summed: Tensor = self.accelerator.reduce(mine.to_tensor().to(self.accelerator.device), "sum")
         return LossTotals.from_tensor(summed)
 
-    def _numbers(self, losses: dict[str, Tensor], accuracies: dict[str, Tensor], diagnosed: bool) -> dict[str, Tensor]:
+    def _numbers(self, losses: dict[str, Tensor], measured: dict[str, Tensor]) -> dict[str, Tensor]:
         numbers = {"loss": total_loss(losses, self.config.loss)} | {f"loss_{name}": loss for name, loss in losses.items()}
-        return {name: value.detach() for name, value in (numbers | (accuracies if diagnosed else {})).items()}
+        return {name: value.detach() for name, value in (numbers | measured).items()}
 
     def _reduced(self, added: dict[str, list[Tensor]]) -> dict[str, float]:
         """Sums of losses and counts over parts and processes, and means of accuracies over the processes that have one."""

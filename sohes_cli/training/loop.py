@@ -16,11 +16,13 @@ from accelerate.utils import gather_object
 
 from sohes_cli.data.batch import collate
 from sohes_cli.errors import SohesError
+from sohes_cli.inference.partition import jpeg_bytes
+from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import BEST_NAME, MODEL_NAME, save_model
 from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints
 from sohes_cli.training.distribution import by_main
-from sohes_cli.training.pictures import draw_predictions, write_picture
+from sohes_cli.training.pictures import draw_predictions
 from sohes_cli.training.report import Stopwatch, peak_memory_gib
 from sohes_cli.training.steps import is_due
 
@@ -151,5 +153,5 @@ class Loop:
         """Write predictions as a picture, and give it to TensorBoard."""
         picture = draw_predictions(self._learner, self._shown)
         if picture is not None and self._log is not None:
-            write_picture(self._run.path / "pictures" / f"step-{step:08d}.jpg", picture)
+            write_atomically(self._run.path / "pictures" / f"step-{step:08d}.jpg", [jpeg_bytes(picture)])
             self._log.picture(step, "predictions", picture)

@@ -13,7 +13,6 @@ from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import head_forest
 from sohes_cli.inference.postprocess import ancestor_probabilities, find_masks
 from sohes_cli.labels.records import label_record
-from sohes_cli.labels.store import write_atomically
 from sohes_cli.masks import PackedMasks
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.pixels import network_input
@@ -21,15 +20,13 @@ from sohes_cli.structures import Forest, LabelRecord
 from sohes_cli.view.overlay import overlay
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
     from sohes_cli.data.batch import Example
     from sohes_cli.data.examples import ValidationExamples
     from sohes_cli.training.learner import Learner
 
-__all__ = ["draw_predictions", "write_picture"]
+__all__ = ["draw_predictions"]
 
 _MASKS = 60
 _LEAST_SCORE = 0.3
@@ -56,16 +53,6 @@ def draw_predictions(learner: Learner, shown: ValidationExamples) -> NDArray[np.
         pictures = (pixels, overlay(pixels, _labels(example), _MASKS), overlay(pixels, _found(learner, example), _MASKS))
         rows.append(np.concatenate([_fitted(picture) for picture in pictures], axis=1))
     return np.concatenate(rows) if rows else None
-
-
-def write_picture(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write a picture as a JPEG file, atomically.
-
-    Raises:
-        StoreError: if the disk is full or not writable.
-    """
-    _, encoded = cv2.imencode(".jpg", pixels[..., ::-1])
-    write_atomically(path, [encoded.tobytes()])
 
 
 def _labels(example: Example) -> LabelRecord:

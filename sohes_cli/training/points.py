@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from sohes_cli.model.config import STRIDE
+from sohes_cli.model.config import MASK_STRIDE, STRIDE
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MAP_STRIDE", "draw_points", "image_cells", "sample_bits", "sample_maps", "uncertain_points", "widened"]
-
-MAP_STRIDE = 4
-"""Of predicted masks, in pixels."""
+__all__ = ["draw_points", "image_cells", "sample_bits", "sample_maps", "uncertain_points", "widened"]
 
 
 def draw_points(masks: int, count: int, generator: torch.Generator) -> Tensor:
@@ -83,7 +80,7 @@ def sample_maps(maps: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
     """
     if maps.shape[1:] != _cells(size):
         raise ValueError(f"maps of an image of {size[0]} x {size[1]} pixels must have {_cells(size)} cells, not {tuple(maps.shape[1:])}")
-    height, width = (cells * MAP_STRIDE for cells in _cells(size))
+    height, width = (cells * MASK_STRIDE for cells in _cells(size))
     covered = (size[1] / width, size[0] / height)
     grid = torch.stack([points[..., i].to(maps.dtype) * (2 * share) - 1 for i, share in enumerate(covered)], -1)
     if len(points) == 1:  # one image of N channels instead of N images
@@ -125,5 +122,5 @@ def widened(values: Tensor) -> Tensor:
 
 
 def _cells(size: tuple[int, int]) -> tuple[int, int]:
-    height, width = (-(-side // STRIDE) * (STRIDE // MAP_STRIDE) for side in size)
+    height, width = (-(-side // STRIDE) * (STRIDE // MASK_STRIDE) for side in size)
     return height, width

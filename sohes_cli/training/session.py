@@ -122,11 +122,12 @@ def train_run(
     source = sources.open()
     learner = Learner(config, device, sources.init)
     require_divisible(config.optimizer.batch_size, learner.accelerator)
-    run = RunFolder(out, RUN_KIND, _description(sources, source, out, learner))
+    by_main(learner.accelerator, lambda: source.sha256)  # which reads every label once; the others need no hash
+    main = learner.accelerator.is_main_process
+    run = RunFolder(out, RUN_KIND, _description(sources, source, out, learner) if main else {})
     by_main(learner.accelerator, lambda: run.begin(overwrite))
     outcome = Outcome(out, len(source), config.optimizer.steps, config.optimizer.batch_size)
     best = _resume(learner, run, outcome)
-    main = learner.accelerator.is_main_process
     if main:
         announce(_described(learner), learner.accelerator, learner.precision, outcome)
     with Progress(outcome, main) as progress:

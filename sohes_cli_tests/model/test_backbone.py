@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from sohes_cli.errors import ConfigError, SohesError, UsageError, WeightsError
-from sohes_cli.model.backbone import AdaptedVit, choose_attention, start_weights
+from sohes_cli.model.backbone import AdaptedVit, start_weights
 from sohes_cli.model.extent import Extent
 from sohes_cli.pretrain.networks import build_vit, use_fused_attention
 from sohes_cli.training.checkpoints import write_tensors
@@ -71,7 +71,7 @@ def test_training_starts_from_exactly_the_vit(changes: dict[str, Any], size: tup
 def test_a_new_adapter_leaves_the_vit_as_it_is() -> None:
     torch.manual_seed(0)
     backbone = AdaptedVit(SMALL).eval()
-    choose_attention(backbone, on_gpu=False)
+    use_fused_attention(backbone, False)
     pixels = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     vit = plain_vit(SMALL, backbone.vit.state_dict())
     seen = functional.interpolate(pixels, (32, 32), mode="bilinear", align_corners=False)
@@ -98,7 +98,7 @@ def test_fused_attention_gives_the_same_maps() -> None:
     pixels = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
     found = []
     for fused in (False, True):
-        choose_attention(model.backbone, on_gpu=fused)
+        use_fused_attention(model.backbone, fused)
         assert all(block.attn.fused_attn == fused for block in model.backbone.vit.blocks)
         found.append(model.backbone(pixels, Extent.of(pixels, [(96, 64), (40, 32)])))
     for plain, fused_maps in zip(*found, strict=True):

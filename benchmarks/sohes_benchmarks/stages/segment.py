@@ -118,10 +118,10 @@ class _Segmenters:
         """The peer, with the same weights."""
         import torch
 
-        from sohes_cli.model.backbone import choose_attention
+        from sohes_cli.pretrain.networks import use_fused_attention
 
         device, dtype, model = torch.device(self.device), getattr(torch, self.case.dtype), self._model()
-        choose_attention(model.backbone, self.device != "cpu")
+        use_fused_attention(model.backbone, True)
         made = Mask2FormerSegmenter(model, self.config.loss, len(self.photograph), device, dtype)
         made.min_score = self._threshold(made.scores(self.photograph))
         return made

@@ -114,12 +114,12 @@ class _Learners:
         """The peer, with the weights that ours starts with."""
         import torch
 
-        from sohes_cli.model.backbone import choose_attention
         from sohes_cli.model.segmentation_model import EntityModel
+        from sohes_cli.pretrain.networks import use_fused_attention
 
         torch.manual_seed(self.config.run.seed)
         model = EntityModel(self.config.model)
-        choose_attention(model.backbone, self.device != "cpu")
+        use_fused_attention(model.backbone, self.device != "cpu")
         return Mask2FormerLearner(model, self.config, self.batch, torch.device(self.device), getattr(torch, self.dtype))
 
     @cached_property
