@@ -32,6 +32,13 @@ CROPS = {  # name -> photograph of scikit-image, top, left
 }
 
 
+TWO_PROCESSES = (
+    *("--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--main_process_port", 0),
+    *("--mixed_precision", "no", "--dynamo_backend", "no"),
+)
+LAUNCH_PATIENCE_S = 240
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command left behind."""
@@ -122,6 +129,34 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         with contextlib.suppress(ProcessLookupError):  # workers may have outlived their leader
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Sums in one order, in this process and in those of a test."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def launch(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable[..., Result]:
+    """Run `sohes ...` in two processes on the CPU through `accelerate launch`.
+
+    There `--cpu --num_processes 2` starts a single process unless MPI is there to start more; `--multi_gpu`, in spite of its name,
+    starts as many as it is told through torchrun's agent.
+    """
+
+    def run(*arguments: object) -> Result:
+        command = (*TWO_PROCESSES, "-m", "sohes_cli", *arguments)
+        process = start(*command, module="accelerate.commands.launch", HF_HOME=str(tmp_path / "no configuration"))
+        printed, errors = process.communicate(timeout=LAUNCH_PATIENCE_S)
+        return Result(process.returncode, printed, errors)
+
+    return run
 
 
 def pytest_configure() -> None:

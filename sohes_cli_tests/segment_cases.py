@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from model_cases import SMALL
 
 from sohes_cli.config import to_plain
-from sohes_cli.model.config import ModelConfig
 from sohes_cli.model.files import MODEL_NAME, save_model
 from sohes_cli.model.output import Output
 from sohes_cli.model.segmentation_model import EntityModel
@@ -22,20 +23,13 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_SIZE", "TINY", "disc_logits", "nested_boxes", "output_of", "save_tiny", "tiny_model"]
 
 IMAGE_SIZE = 96
-TINY = ModelConfig(
-    backbone="vit_tiny_patch16_224",
+TINY = replace(
+    SMALL,
     patch_size=16,
-    embed_dim=32,
-    depth=2,
-    num_heads=2,
-    weights="random",
-    drop_path=0.0,
-    interactions=2,
-    prior_channels=8,
-    adapter_heads=2,
-    hidden_dim=32,
+    adapter_points=4,
     heads=2,
     pixel_layers=1,
+    pixel_points=4,
     pixel_mlp_dim=32,
     decoder_layers=2,
     decoder_mlp_dim=32,

@@ -1,8 +1,4 @@
-"""`accelerate launch -m sohes_cli explore` with two processes on the CPU: together they write what one process writes.
-
-On CPUs `accelerate launch --cpu --num_processes 2` starts a single process unless MPI is there to start more; `--multi_gpu`, in
-spite of its name, starts as many as it is told through torchrun's agent.
-"""
+"""`accelerate launch -m sohes_cli explore` with two processes on the CPU: together they write what one process writes."""
 
 from __future__ import annotations
 
@@ -10,49 +6,21 @@ import json
 import shutil
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-TWO = (
-    "--multi_gpu",
-    "--num_processes",
-    2,
-    "--num_machines",
-    1,
-    "--main_process_port",
-    0,
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-)
-PATIENCE_S = 240
-
-
-@pytest.fixture
-def launch(start: Callable, tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
-    """Run `sohes explore ...` in two processes."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        command = (*TWO, "-m", "sohes_cli", "explore", *arguments)
-        process = start(*command, module="accelerate.commands.launch", HF_HOME=str(tmp_path / "no configuration"))
-        printed, errors = process.communicate(timeout=PATIENCE_S)
-        return process.returncode, printed, errors
-
-    return run
+    import pytest
 
 
 def test_two_processes_write_the_labels_of_one(launch: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable) -> None:
-    code, printed, errors = launch(photos, "--out", out, "--workers", 1)  # both find an empty folder and publish the manifest
-    assert code == 0, errors
+    result = launch("explore", photos, "--out", out, "--workers", 1)  # both find an empty folder and publish the manifest
+    assert result.code == 0, result.err
     assert labels_of(out) == reference
     for i in (1, 2):
-        assert f"4 photographs for process {i} of 2." in errors
-        assert f"Process {i} of 2: 4 photographs, " in printed
-        assert f"Process {i} of 2: 4 of 4 photographs have labels in {out}." in printed
+        assert f"4 photographs for process {i} of 2." in result.err
+        assert f"Process {i} of 2: 4 photographs, " in result.out
+        assert f"Process {i} of 2: 4 of 4 photographs have labels in {out}." in result.out
 
 
 def test_a_process_that_fails_lets_the_other_finish(
@@ -62,13 +30,13 @@ def test_a_process_that_fails_lets_the_other_finish(
     shutil.copytree(photos, mixed)
     for path in list(mixed.rglob("*.*")):
         path.with_suffix(".bmp").write_text("no photograph")  # before its neighbor in the list, so that all fall to the first process
-    code, printed, errors = launch(mixed, "--out", out, "--workers", 1, "--json")
-    assert code != 0
-    first, second = sorted((json.loads(line) for line in printed.splitlines()), key=lambda summary: summary["process"])
+    result = launch("explore", mixed, "--out", out, "--workers", 1, "--json")
+    assert result.code != 0
+    first, second = sorted((json.loads(line) for line in result.out.splitlines()), key=lambda summary: summary["process"])
     assert (first["images"], len(first["failed"])) == (0, 8)
     assert (second["images"], len(second["failed"])) == (8, 0)
-    assert errors.count("Failed: ") == 8
-    assert "Error: 8 of 8 could not be labeled" in errors
+    assert result.err.count("Failed: ") == 8
+    assert "Error: 8 of 8 could not be labeled" in result.err
     labels = labels_of(out)
     assert {**labels, "manifest.json": reference["manifest.json"]} == reference
 

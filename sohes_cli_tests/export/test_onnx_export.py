@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,58 +10,31 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from model_cases import small_model
 
 from sohes_cli.export.onnx import OUTPUTS
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.postprocess import find_masks
-from sohes_cli.model.config import ModelConfig
 from sohes_cli.model.files import save_model
 from sohes_cli.model.pixels import network_input
-from sohes_cli.model.segmentation_model import EntityModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL = ModelConfig(
-    backbone="vit_tiny_patch16_224",
-    patch_size=8,
-    embed_dim=32,
-    depth=1,
-    num_heads=2,
-    weights="random",
-    drop_path=0.0,
-    interactions=1,
-    prior_channels=8,
-    adapter_heads=2,
-    adapter_points=2,
-    hidden_dim=32,
-    heads=2,
-    pixel_layers=1,
-    pixel_points=2,
-    pixel_mlp_dim=32,
-    decoder_layers=1,
-    decoder_mlp_dim=32,
-    queries=6,
-)
+    from sohes_cli.model.segmentation_model import EntityModel
 
 
 @pytest.fixture(scope="module")
 def model() -> EntityModel:
-    """A model in which no bias and no gain is zero, so that nothing is hidden."""
-    torch.manual_seed(0)
-    model = EntityModel(SMALL).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model
+    """One block, one exchange and one layer of each decoder: every kind of operation once, for tracing is slow."""
+    return small_model(depth=1, interactions=1, heads=2, pixel_layers=1, decoder_layers=1)
 
 
 @pytest.fixture(scope="module")
 def run(model: EntityModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    plain = {name: getattr(SMALL, name) for name in SMALL.__dataclass_fields__}
-    save_model(folder / "model.safetensors", model, {"config": {"model": plain}, "image_size": 96})
+    save_model(folder / "model.safetensors", model, {"config": {"model": asdict(model.config)}, "image_size": 96})
     return folder
 
 

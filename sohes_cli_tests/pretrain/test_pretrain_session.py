@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 120
 STEPS = 6
 CONFIG = tiny_config(STEPS)  # all terms of the loss, and stochastic depth
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +80,6 @@ def workers_of(pid: int) -> list[psutil.Process]:
         with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
             found += [child] if "spawn_main" in " ".join(child.cmdline()) else []
     return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, in this process and in those of a test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("stops", [(1,), (3,), (5,), (1, 2, 3, 4, 5)], ids=str)

@@ -18,27 +18,14 @@ from sohes_cli.training.learner import Learner
 from sohes_cli.training.session import Sources, resumed_run, train_run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from sohes_cli.training.config import TrainConfig
 
-PATIENCE_S = 240
 STEPS = 5
 CONFIG = tiny_train_config(STEPS, "model.drop_path=0.2")
-TWO = (
-    "--multi_gpu",
-    "--num_processes",
-    2,
-    "--num_machines",
-    1,
-    "--main_process_port",
-    0,
-    "--mixed_precision",
-    "no",
-    "--dynamo_backend",
-    "no",
-)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +45,6 @@ def whole(labels: Path) -> Path:
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, in this process and in those of a test."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def run_training(labels: Path, out: Path, config: TrainConfig = CONFIG, sources: Sources | None = None, **options: Any) -> bool:
@@ -106,13 +84,11 @@ def test_parts_of_a_step_and_workers_change_no_loss(labels: Path, out: Path, who
     assert parts["learning_rate"] == at_once["learning_rate"]
 
 
-def test_two_processes_take_the_steps_of_one(start: Callable, labels: Path, out: Path, tmp_path: Path) -> None:
+def test_two_processes_take_the_steps_of_one(launch: Callable, labels: Path, out: Path, tmp_path: Path) -> None:
     flags = ("--labels", labels, *FLAGS, "--steps", 3, "--device", "cpu", "--workers", 0)
-    command = (*TWO, "-m", "sohes_cli", "train", *flags, "--out", out)
-    process = start(*command, module="accelerate.commands.launch", HF_HOME=str(tmp_path / "no configuration"))
-    _, errors = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, errors
-    assert "2 processes on cpu" in errors
+    result = launch("train", *flags, "--out", out)
+    assert result.code == 0, result.err
+    assert "2 processes on cpu" in result.err
     assert run_training(labels, tmp_path / "one", tiny_train_config(3))
     for mine, other in zip(lines_of(out), lines_of(tmp_path / "one"), strict=True):
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)  # the third follows from two updates
