@@ -13,11 +13,49 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-__all__ = ["Batch", "Example", "collate", "pad_images"]
+    from sohes_cli.data.jitter import Crop
+
+__all__ = ["Batch", "Example", "WeakBatch", "WeakView", "collate", "pad_images"]
+
+
+@dataclass(frozen=True)
+class WeakView:
+    """What the teacher of phase 3 sees of a photograph, and where the student's view of it lies.
+
+    Args:
+        pixels: RGB, uint8 [h, w, 3].
+        crop: of these pixels.
+        student: the crop of the example, of the same photograph.
+    """
+
+    pixels: Tensor
+    crop: Crop
+    student: Crop
+
+
+@dataclass(frozen=True)
+class WeakBatch:
+    """The weak views of B examples, padded as their images are.
+
+    Args:
+        pixels: RGB, uint8 [B, H, W, 3]; 0 outside of an image.
+        sizes: (height, width) of each view.
+        crops: of each view.
+        students: the crop of each example.
+    """
+
+    pixels: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    crops: tuple[Crop, ...]
+    students: tuple[Crop, ...]
+
+    def part(self, cut: slice) -> WeakBatch:
+        """The weak views of some of the examples."""
+        return WeakBatch(self.pixels[cut], self.sizes[cut], self.crops[cut], self.students[cut])
 
 
 @dataclass(frozen=True)
@@ -31,6 +69,7 @@ class Example:
         masks: packed bits, uint8 [N, ceil(H * W / 8)]; no mask is empty.
         parents: for each mask the index of the one that it is a part of, or -1, int64 [N].
         errors: messages of photographs that were to be shown first and cannot be.
+        weak: what the teacher sees, in phase 3.
     """
 
     number: int
@@ -39,6 +78,7 @@ class Example:
     masks: Tensor
     parents: Tensor
     errors: tuple[str, ...] = ()
+    weak: WeakView | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +93,7 @@ class Batch:
         numbers: of each sample in the run.
         names: of each photograph.
         errors: messages of photographs that could not be read.
+        weak: what the teacher sees of them, in phase 3.
     """
 
     pixels: Tensor
@@ -62,25 +103,29 @@ class Batch:
     numbers: tuple[int, ...]
     names: tuple[str, ...]
     errors: tuple[str, ...] = ()
+    weak: WeakBatch | None = None
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def to(self, device: torch.device) -> Batch:
         """The same batch, its pixels and masks on a device; parents stay on the CPU, where matching needs them."""
-        masks = tuple(m.to(device, non_blocking=True) for m in self.masks)
-        return replace(self, pixels=self.pixels.to(device, non_blocking=True), masks=masks)
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
         """The same batch in memory from which a GPU copies by itself."""
-        return replace(self, pixels=self.pixels.pin_memory(), masks=tuple(m.pin_memory() for m in self.masks))
+        return self._moved(lambda tensor: tensor.pin_memory())
+
+    def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        weak = self.weak and replace(self.weak, pixels=move(self.weak.pixels))
+        return replace(self, pixels=move(self.pixels), masks=tuple(map(move, self.masks)), weak=weak)
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in up to `parts` consecutive parts, as equal as can be, none of them empty."""
         size = -(-len(self) // parts)
         cuts = [slice(i, i + size) for i in range(0, len(self), size)]
         names = ("pixels", "sizes", "masks", "parents", "numbers", "names")
-        return [replace(self, **{name: getattr(self, name)[cut] for name in names}) for cut in cuts]
+        return [replace(self, **{name: getattr(self, name)[cut] for name in names}, weak=self.weak and self.weak.part(cut)) for cut in cuts]
 
 
 def pad_images(images: Sequence[Tensor], stride: int) -> Tensor:
@@ -106,4 +151,16 @@ def collate(examples: list[Example], stride: int) -> Batch:
         numbers=tuple(e.number for e in examples),
         names=tuple(e.name for e in examples),
         errors=tuple(message for e in examples for message in e.errors),
+        weak=_weak_batch([e.weak for e in examples if e.weak is not None], stride),
+    )
+
+
+def _weak_batch(views: list[WeakView], stride: int) -> WeakBatch | None:
+    if not views:
+        return None
+    return WeakBatch(
+        pixels=pad_images([view.pixels for view in views], stride),
+        sizes=tuple((view.pixels.shape[0], view.pixels.shape[1]) for view in views),
+        crops=tuple(view.crop for view in views),
+        students=tuple(view.student for view in views),
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sohes_cli.data.batch import Example
+from sohes_cli.data.batch import Example, WeakView
 from sohes_cli.data.jitter import draw_crop, full_crop
 from sohes_cli.data.targets import crop_targets
 from sohes_cli.errors import UsageError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sohes_cli.data.sources import LabeledPhotographs
     from sohes_cli.structures import LabelRecord
     from sohes_cli.training.config import DataConfig
+    from sohes_cli.training.correct_config import ViewsConfig
 
 __all__ = ["TrainingExamples", "ValidationExamples", "split_photographs"]
 
@@ -41,12 +42,14 @@ class TrainingExamples:
         indices: those that are trained on, int64 [N].
         config: crops and labels.
         seed: of the run.
+        views: of phase 3, whose examples also have what its teacher sees; their crops and labels are those of phase 2.
     """
 
     source: LabeledPhotographs
     indices: NDArray[np.int64] = field(repr=False)
     config: DataConfig
     seed: int
+    views: ViewsConfig | None = None
 
     def __getitem__(self, number: int) -> Example:
         """The example of a photograph, or of the next one whose pixels and labels can be read; its errors name the others.
@@ -62,7 +65,7 @@ class TrainingExamples:
     def _example(self, number: int, index: int) -> Example:
         record, rng = self.source.record(index), sample_generator(number, self.seed)
         crop = draw_crop(record.height, record.width, self.config, rng)
-        return _example(number, self.source, record, crop, self.config, rng)
+        return _example(number, self.source, record, crop, self.config, rng, self.views)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +119,25 @@ def split_photographs(count: int, held_out: int, seed: int) -> tuple[NDArray[np.
 
 
 def _example(
-    number: int, source: LabeledPhotographs, record: LabelRecord, crop: Crop, config: DataConfig, rng: Generator | None
+    number: int,
+    source: LabeledPhotographs,
+    record: LabelRecord,
+    crop: Crop,
+    config: DataConfig,
+    rng: Generator | None,
+    views: ViewsConfig | None = None,
 ) -> Example:
     """The example of a crop; labels come first, since they are read faster than pixels are decoded, should one be damaged."""
     masks, parents = crop_targets(record, crop, config, rng)
-    pixels = crop.cut(source.pixels(record, crop.working_size))
-    return Example(number, record.file_name, torch.from_numpy(pixels), masks, parents)
+    seen = None if views is None or rng is None else _weak_crop(crop, config, rng, views)
+    pixels = source.pixels(record, max(c.working_size for c in (crop, seen) if c is not None))
+    weak = None if seen is None else WeakView(torch.from_numpy(seen.cut(pixels)), seen, crop)
+    return Example(number, record.file_name, torch.from_numpy(crop.cut(pixels)), masks, parents, weak=weak)
+
+
+def _weak_crop(student: Crop, config: DataConfig, rng: Generator, views: ViewsConfig) -> Crop:
+    """What the teacher sees beside the student's crop; drawn last, so that all else is drawn as in phase 2."""
+    if views.weak == "crop":
+        return student
+    whole = full_crop(student.source_height, student.source_width, config.image_size)
+    return replace(whole, flipped=bool(rng.random() < views.weak_flip))

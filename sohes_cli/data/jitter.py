@@ -68,6 +68,24 @@ class Crop:
         columns = nearest_pixels(self.source_width, self.scaled_width)[self.left : self.left + self.width]
         return columns[::-1].copy() if self.flipped else columns
 
+    def source_rows(self) -> NDArray[np.float64]:
+        """Where the center of each row of the window lies in the photograph, in pixels from its upper border, float64 [height]."""
+        return (np.arange(self.height, dtype=np.float64) + (self.top + 0.5)) * (self.source_height / self.scaled_height)
+
+    def source_columns(self) -> NDArray[np.float64]:
+        """Where the center of each column of the window lies in the photograph, in pixels from its left border, float64 [width]."""
+        columns = (np.arange(self.width, dtype=np.float64) + (self.left + 0.5)) * (self.source_width / self.scaled_width)
+        return columns[::-1].copy() if self.flipped else columns
+
+    def window_rows(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where rows of the photograph lie in the window: the inverse of `source_rows`, in pixels from the window's upper border."""
+        return source * (self.scaled_height / self.source_height) - self.top
+
+    def window_columns(self, source: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where columns of the photograph lie in the window: the inverse of `source_columns`, in pixels from its left border."""
+        columns = source * (self.scaled_width / self.source_width) - self.left
+        return self.width - columns if self.flipped else columns
+
     @property
     def zoom(self) -> float:
         """Pixels of the scaled photograph for one of the source, in area."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sohes_cli.inference.config import SegmentConfig
     from sohes_cli.model.output import Output
 
-__all__ = ["LARGEST_SIDE", "FoundMasks", "ancestor_probabilities", "find_masks", "upsample_masks"]
+__all__ = ["LARGEST_SIDE", "FoundMasks", "ancestor_probabilities", "find_masks", "mask_logits", "sample_masks", "upsample_masks"]
 
 LARGEST_SIDE = 2000
 """Masks of an image with more than this squared pixels are made at a working size and written at the full one."""
@@ -72,7 +72,7 @@ def find_masks(output: Output, image: int, size: tuple[int, int], full_size: tup
     if not bool(torch.isfinite(entity).all()):
         raise WeightsError("The model gives numbers that are not finite.", "Give another checkpoint, or compute in fp32.")
     queries = torch.nonzero(entity >= config.min_score).flatten()
-    logits = _mask_logits(output, image, queries, size)
+    logits = mask_logits(output, image, queries, size)
     scores = (entity[queries] * _certainty(logits)).double().cpu().numpy()
     masks = upsample_masks(logits.cpu().numpy(), size, *reduced_size(*full_size, LARGEST_SIDE))
     fits = np.flatnonzero((masks.areas() > 0) & (scores >= config.min_score))
@@ -96,8 +96,15 @@ def ancestor_probabilities(head: nn.Module, output: Output, image: int, queries:
     return probabilities
 
 
-def _mask_logits(output: Output, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask logits of some queries where the photograph is, float32 [K, ceil(height / 4), ceil(width / 4)]."""
+def mask_logits(output: Output, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mask logits of some queries, int64 [K], where the photograph is: float32 [K, ceil(height / 4), ceil(width / 4)].
+
+    Args:
+        output: what the network said of the batch; its last stage counts.
+        image: index of the photograph in the batch.
+        queries: their indices.
+        size: (height, width) of the photograph in the network's input, without padding.
+    """
     rows, columns = (-(-side // MASK_STRIDE) for side in size)
     features = output.mask_features[image, :, :rows, :columns].float()
     return torch.einsum("qc,chw->qhw", output.mask_embeddings[-1, image, queries].float(), features)
@@ -118,16 +125,30 @@ def upsample_masks(logits: NDArray[np.float32], size: tuple[int, int], height: i
         height: rows of the masks to make.
         width: their columns.
     """
-    row, row_weight = _cells_of_pixels(height, size[0], logits.shape[1])
-    column, column_weight = _cells_of_pixels(width, size[1], logits.shape[2])
+    rows, columns = ((np.arange(pixels) + 0.5) * side / pixels for pixels, side in ((height, size[0]), (width, size[1])))
+    return sample_masks(logits, rows, columns)
+
+
+def sample_masks(logits: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> PackedMasks:
+    """The masks of a grid of points of the network's input: where the logits, interpolated bilinearly, are above 0.
+
+    Args:
+        logits: float32 [K, h, w], the center of cell 0 two pixels from the border of the input.
+        rows: where each row of the masks lies in the input, in its pixels from the upper border, ascending [H]; borders repeat.
+        columns: likewise from the left border, ascending or descending [W].
+    """
+    at_row, at_column = rows / MASK_STRIDE - 0.5, columns / MASK_STRIDE - 0.5
+    if columns[0] > columns[-1]:  # a mirrored view: mirror the logits instead
+        logits, at_column = logits[:, :, ::-1], logits.shape[2] - 1 - at_column
+    row, row_weight = _cells_of_points(at_row, logits.shape[1])
+    column, column_weight = _cells_of_points(at_column, logits.shape[2])
     first_pixel = np.searchsorted(row, np.arange(logits.shape[1] + 1))
     bits = _packed_upsampled(np.ascontiguousarray(logits), first_pixel, row_weight, column, column_weight)
-    return PackedMasks(bits, height, width)
+    return PackedMasks(bits, len(rows), len(columns))
 
 
-def _cells_of_pixels(pixels: int, size: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The cell before each target pixel, int64 [pixels], and the weight of the one after it, float32 [pixels]; borders repeat."""
-    at = (np.arange(pixels) + 0.5) * size / (pixels * MASK_STRIDE) - 0.5
+def _cells_of_points(at: NDArray[np.float64], cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The cell before each point, int64, and the weight of the one after it, float32; borders repeat."""
     at = at.clip(0, cells - 1)
     before = np.floor(at).astype(np.int64)
     return before, (at - before).astype(np.float32)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.pretrain.config import LossConfig, PretrainConfig
 
-__all__ = ["ClusterHead", "Network", "VectorHead", "build_vit", "update_teacher", "use_fused_attention"]
+__all__ = ["ClusterHead", "Network", "VectorHead", "build_vit", "use_fused_attention"]
 
 
 class VectorHead(nn.Module):
@@ -173,12 +173,3 @@ def use_fused_attention(network: nn.Module, fused: bool) -> None:
     for module in network.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused  # type: ignore[assignment] # timm's flag, of which torch knows nothing
-
-
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Move the teacher towards the student: teacher = momentum * teacher + (1 - momentum) * student, buffers copied."""
-    for target, source in zip(teacher.parameters(), student.parameters(), strict=True):
-        target.lerp_(source.detach().to(target.dtype), 1 - momentum)
-    for kept, now in zip(teacher.buffers(), student.buffers(), strict=True):
-        kept.copy_(now)

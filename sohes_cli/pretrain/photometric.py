@@ -9,7 +9,7 @@ Source: the augmentations of DINO (Caron et al. 2021), as matrices; its solariza
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from sohes_cli.pretrain.config import ViewsConfig
-
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "change_colors", "draw_colors", "normalized"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "ColorSettings", "change_colors", "draw_colors", "normalized"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,7 +32,20 @@ _LUMA = (0.299, 0.587, 0.114)
 _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
-def draw_colors(config: ViewsConfig, rng: Generator) -> NDArray[np.float32]:
+class ColorSettings(Protocol):
+    """Probabilities of the changes of a view, and the strength of the first; 1 is DINO's."""
+
+    @property
+    def jitter(self) -> float: ...
+    @property
+    def jitter_strength(self) -> float: ...
+    @property
+    def grayscale(self) -> float: ...
+    @property
+    def blur(self) -> float: ...
+
+
+def draw_colors(config: ColorSettings, rng: Generator) -> NDArray[np.float32]:
     """Draw the changes of one view, float32 [6].
 
     Returns:
@@ -61,11 +72,11 @@ def change_colors(pixels: Tensor, colors: Tensor) -> Tensor:
     """Change the colors of views as drawn.
 
     Args:
-        pixels: RGB in [0, 1], float [N, 3, S, S].
+        pixels: RGB in [0, 1], float [N, 3, H, W]; a blur is measured by the shorter side.
         colors: what `draw_colors` drew for each, float [N, 6].
 
     Returns:
-        Changed views in [0, 1], float [N, 3, S, S].
+        Changed views in [0, 1], float [N, 3, H, W].
     """
     matrix, contrast = _color_matrices(colors), colors[:, 1, None, None]
     luma = pixels.new_tensor(_LUMA)
@@ -74,7 +85,7 @@ def change_colors(pixels: Tensor, colors: Tensor) -> Tensor:
     changed = torch.baddbmm(offset, contrast * matrix, pixels.flatten(2)).view_as(pixels).clamp(0, 1)
     blurred = colors[:, 5] > 0
     if bool(blurred.any()):
-        changed[blurred] = _blur(changed[blurred], colors[blurred, 5] * (pixels.shape[-1] / _SIGMA_SIDE))
+        changed[blurred] = _blur(changed[blurred], colors[blurred, 5] * (min(pixels.shape[2:]) / _SIGMA_SIDE))
     return changed
 
 
@@ -101,11 +112,11 @@ def _color_matrices(colors: Tensor) -> Tensor:
 
 def _blur(pixels: Tensor, sigmas: Tensor) -> Tensor:
     """Gaussian blur with a width of its own for each view; sigmas in pixels, float [N]."""
-    radius = max(1, math.ceil(2.5 * _SIGMA[1] * pixels.shape[-1] / _SIGMA_SIDE))
+    radius = max(1, math.ceil(2.5 * _SIGMA[1] * min(pixels.shape[2:]) / _SIGMA_SIDE))
     offsets = torch.arange(-radius, radius + 1, device=pixels.device, dtype=pixels.dtype)
     kernels = torch.softmax(-0.5 * (offsets / sigmas.clamp(min=1e-3)[:, None]) ** 2, dim=1)  # [N, 2 r + 1], sum 1
     n, c, h, w = pixels.shape
-    planes = functional.pad(pixels.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect")
+    planes = functional.pad(pixels.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect" if radius < min(h, w) else "replicate")
     kernels = kernels.repeat_interleave(c, 0)
     planes = functional.conv2d(planes, kernels[:, None, None, :], groups=n * c)
     return functional.conv2d(planes, kernels[:, None, :, None], groups=n * c).view_as(pixels)

@@ -21,11 +21,12 @@ from sohes_cli.explore.distilled import BACKBONE_NAME
 from sohes_cli.explore.weights import load_into, load_state_dict
 from sohes_cli.pretrain.diagnostics import diagnose
 from sohes_cli.pretrain.losses import distillation_losses, match_cosines, teacher_targets
-from sohes_cli.pretrain.networks import Network, update_teacher, use_fused_attention
+from sohes_cli.pretrain.networks import Network, use_fused_attention
 from sohes_cli.pretrain.photometric import change_colors, normalized
 from sohes_cli.pretrain.schedules import StepValues, step_values
 from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
 from sohes_cli.training.distribution import make_accelerator, out_of_memory, resolve_precision, seed_step
+from sohes_cli.training.moving_average import update_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -30,7 +30,7 @@ __all__ = [
     "optimizer_tensors",
     "prune_checkpoints",
     "read_tensors",
-    "stored_format",
+    "stored_description",
     "with_prefix",
     "write_tensors",
 ]
@@ -76,15 +76,14 @@ def read_tensors(
     return tensors, description
 
 
-def stored_format(path: Path) -> str | None:
-    """The `format` of a file that `write_tensors` wrote; None for a file of another program, or one that cannot be read."""
+def stored_description(path: Path) -> dict[str, Any]:
+    """The JSON object of a file that `write_tensors` wrote; empty for a file of another program, or one that cannot be read."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             description = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
     except (OSError, SafetensorError, ValueError):
-        return None
-    found = description.get("format") if isinstance(description, dict) else None
-    return found if isinstance(found, str) else None
+        return {}
+    return description if isinstance(description, dict) else {}
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

@@ -1,19 +1,20 @@
-"""What a run starts from when `--init` is given: a model of an earlier run, or a published checkpoint of the same parts."""
+"""What a run starts from: a model of an earlier run, or a published checkpoint of the same parts."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sohes_cli.errors import WeightsError
 from sohes_cli.model.files import MODEL_FORMAT, find_model
 from sohes_cli.model.public_weights import load_public
-from sohes_cli.training.checkpoints import load_module, read_tensors, stored_format
+from sohes_cli.training.checkpoints import load_module, read_tensors, stored_description
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sohes_cli.model.segmentation_model import EntityModel
 
-__all__ = ["start_from"]
+__all__ = ["settings_of", "start_from"]
 
 
 def start_from(model: EntityModel, path: Path) -> str:
@@ -27,9 +28,27 @@ def start_from(model: EntityModel, path: Path) -> str:
         WeightsError: if it is damaged, or belongs to another model; says what does not fit.
     """
     file = find_model(path)
-    if file.suffix == ".safetensors" and stored_format(file) is not None:
+    if file.suffix == ".safetensors" and "format" in stored_description(file):
         tensors, _ = read_tensors(file, MODEL_FORMAT)
         load_module(model, tensors, "model", file)
         return ""
     report = load_public(model, file)
     return f"{file}: {len(report.loaded)} tensors taken, {len(report.missing)} of the model's not found."
+
+
+def settings_of(path: Path) -> dict[str, Any]:
+    """The settings of the run that a model comes from, by group.
+
+    Args:
+        path: a model file of `sohes train`, or the folder of a run.
+
+    Raises:
+        UsageError: if there is no such file.
+        WeightsError: if it is not a model of ours, or damaged.
+    """
+    file = find_model(path)
+    description = stored_description(file)
+    if description.get("format") != MODEL_FORMAT or not isinstance(description.get("config"), dict):
+        message = f"{file} is not a model of sohes train, or it is damaged."
+        raise WeightsError(message, "Phase 3 goes on from the run of phase 2, or from its model.safetensors.")
+    return dict(description["config"])

@@ -1,6 +1,6 @@
 """One optimizer step of phases 2 and 3, and all that a checkpoint must hold of it.
 
-    batch -> model -> matching -> losses -> gradients, over all parts and processes -> AdamW
+    branches: batch -> model -> matching -> losses -> gradients, over all parts and processes -> AdamW
 
 Whatever is random in a step comes from the run's seed, the step and the samples' numbers, so parameters, moments and the state of the
 fp16 scaler are the whole state: a resumed run is the run that was not interrupted.
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import typer
@@ -18,6 +18,7 @@ from torch import nn
 
 from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.model.backbone import start_weights
+from sohes_cli.model.files import MODEL_NAME
 from sohes_cli.model.pixels import network_input
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention
@@ -26,19 +27,23 @@ from sohes_cli.training.distribution import any_process, make_accelerator, out_o
 from sohes_cli.training.initial import start_from
 from sohes_cli.training.losses import LossTotals, ancestor_accuracy, count_totals, segmentation_losses, total_loss
 from sohes_cli.training.matcher import match_labels
+from sohes_cli.training.pictures import draw_beside_labels, predicted_labels
 from sohes_cli.training.schedules import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from sohes_cli.data.batch import Batch
+    from sohes_cli.data.examples import ValidationExamples
     from sohes_cli.model.output import Output
     from sohes_cli.training.config import TrainConfig
 
-__all__ = ["CHECKPOINT_FORMAT", "Learner"]
+__all__ = ["CHECKPOINT_FORMAT", "Branch", "Learner"]
 
 CHECKPOINT_FORMAT = "sohes-train-checkpoint"
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -48,6 +53,20 @@ _LESS_MEMORY = (
     "--set data.max_labels or loss.points."
 )
 _RETRY = "Begin anew with a lower --learning-rate or optimizer.gradient_clip, or optimizer.precision=fp32; checkpoints are kept."
+
+
+class Branch(NamedTuple):
+    """What a step learns from: one of several sets of images and labels.
+
+    Args:
+        name: which ends the names of its numbers; empty for the only one.
+        batch: this process's part of it.
+        weight: of its loss in that of the step.
+    """
+
+    name: str
+    batch: Batch
+    weight: float = 1.0
 
 
 class Learner:
@@ -86,6 +105,7 @@ class Learner:
         optimizer = torch.optim.AdamW(_parameter_groups(model, config), lr=config.optimizer.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(model.train(), optimizer)
         self._scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.precision == "fp16")
+        self._kept: dict[str, nn.Module] = {"model": self.network}
 
     @property
     def network(self) -> EntityModel:
@@ -93,11 +113,24 @@ class Learner:
         network: EntityModel = self.accelerator.unwrap_model(self.model)
         return network
 
+    @property
+    def models(self) -> dict[str, EntityModel]:
+        """What a run is trained for, by the name of its file."""
+        return {MODEL_NAME: self.network}
+
+    def keep(self, name: str, module: nn.Module) -> None:
+        """Also save and load the tensors of this module, under names that begin with `name`."""
+        self._kept[name] = module
+
     def step(self, batch: Batch, step: int, diagnosed: bool = False) -> dict[str, float]:
+        """Take one optimizer step on a batch alone; see `step_on`."""
+        return self.step_on([Branch("", batch)], step, diagnosed)
+
+    def step_on(self, branches: Sequence[Branch], step: int, diagnosed: bool = False) -> dict[str, float]:
         """Take one optimizer step.
 
         Args:
-            batch: this process's part of it.
+            branches: at least one, the same ones in all processes.
             step: its number, from 0.
             diagnosed: also measure the ancestors.
 
@@ -112,38 +145,66 @@ class Learner:
         rate = optimizer.learning_rate * learning_rate(step, optimizer.steps, optimizer)
         seed_step(self.accelerator, self.config.run.seed, step)
         try:
-            numbers = self._accumulate(batch, diagnosed)
-            numbers["gradient_norm"] = self._descend(rate, numbers["loss"], batch, step)
+            numbers = self._accumulate(branches, diagnosed)
+            numbers["gradient_norm"] = self._descend(rate, numbers["loss"], branches[0].batch, step)
         except torch.OutOfMemoryError as error:
             raise out_of_memory(self.accelerator, optimizer.batch_size, _LESS_MEMORY) from error
         return numbers | {"learning_rate": rate}
 
     @torch.no_grad()
-    def predict(self, pixels: Tensor, sizes: tuple[tuple[int, int], ...]) -> Output:
-        """What the model says of a batch in eval mode, in the precision of the run; see `EntityModel`."""
-        self.network.eval()
+    def predict(self, pixels: Tensor, sizes: tuple[tuple[int, int], ...], network: EntityModel | None = None) -> Output:
+        """What the model, or another one, says of uploaded images in eval mode, in the precision of the run; see `EntityModel`.
+
+        Args:
+            pixels: RGB, uint8 [B, H, W, 3].
+            sizes: (height, width) of each image.
+            network: what is asked in place of the model.
+        """
+        asked = network or self.network
+        was_training = asked.training
+        asked.eval()
         try:
             with self._autocast():
-                output: Output = self.network(pixels, sizes)
+                output: Output = asked(network_input(pixels, sizes), sizes)
         finally:
-            self.network.train()
+            asked.train(was_training)
         return output
 
     @torch.no_grad()
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """The losses and ancestor accuracy of a batch in eval mode, of this process alone; nothing is trained."""
-        self.network.eval()
+    def measure(self, batch: Batch, network: EntityModel | None = None) -> dict[str, float]:
+        """The losses and ancestor accuracy of a batch in eval mode, of this process alone; nothing is trained.
+
+        Args:
+            batch: on any device.
+            network: what is measured in place of the model.
+        """
+        asked = network or self.network
+        was_training = asked.training
+        asked.eval()
         totals = count_totals([batch], self.config.model.queries, self.config.loss)
         try:
-            numbers = self._numbers(*self._losses(self.network, batch.to(self.accelerator.device), totals, diagnosed=True))
+            losses, measured = self._losses(asked, batch.to(self.accelerator.device), totals, diagnosed=True)
         finally:
-            self.network.train()
+            asked.train(was_training)
+        numbers = {"loss": total_loss(losses, self.config.loss)} | _named(losses, measured)
         return {name: float(value) for name, value in numbers.items()}
+
+    def draw(self, shown: ValidationExamples) -> NDArray[np.uint8] | None:
+        """A picture of what the model finds in photographs beside their labels; None if none can be read."""
+        return draw_beside_labels(shown, lambda example: predicted_labels(self.predict, self.network, self.accelerator.device, example))
+
+    def notes(self, numbers: Mapping[str, float]) -> list[str]:
+        """What the user should know of the numbers of a step."""
+        if not any(value for name, value in numbers.items() if name.startswith("labels_left_out")):
+            return []
+        queries = self.config.model.queries
+        return [f"Some crops have more labels than the model has queries ({queries}), and some of them are left out."]
 
     def save(self, path: Path, step: int, description: dict[str, Any], failed: Iterable[str] = ()) -> None:
         """Write the state after `step` steps, and the messages of photographs that failed; only the main process may call it."""
-        tensors = with_prefix("model", self.network.state_dict())
-        tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer.optimizer))
+        tensors = with_prefix("optimizer", optimizer_tensors(self.optimizer.optimizer))
+        for name, module in self._kept.items():
+            tensors |= with_prefix(name, module.state_dict())
         state = {"step": step, "steps": self.config.optimizer.steps, "failed": list(failed), "scaler": self._scaler.state_dict()}
         write_tensors(path, tensors, {**description, **state, "format": CHECKPOINT_FORMAT})
 
@@ -162,25 +223,28 @@ class Learner:
         if not isinstance(description.get("step"), int) or description.get("steps") != steps:
             found = f"step {description.get('step')} of {description.get('steps')}"
             raise WeightsError(f"{path} is after {found}, but this run has {steps} steps.", hint)
-        load_module(self.network, tensors, "model", path)
+        for name, module in self._kept.items():
+            load_module(module, tensors, name, path)
         load_optimizer(self.optimizer.optimizer, tensors, "optimizer", path)
         self._scaler.load_state_dict(description.get("scaler") or self._scaler.state_dict())
         return description
 
-    def _accumulate(self, batch: Batch, diagnosed: bool) -> dict[str, float]:
+    def _accumulate(self, branches: Sequence[Branch], diagnosed: bool) -> dict[str, float]:
         """Add up the gradients of all parts of a step; its losses, over all processes."""
         self.optimizer.zero_grad()
-        parts = batch.split(self.config.optimizer.accumulate)
-        totals = self._totals(parts)
-        added: dict[str, list[Tensor]] = {}
-        for i, part in enumerate(parts):
-            last = i == len(parts) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                losses, measured = self._losses_of_all(part, totals, diagnosed and last)
-                total = total_loss(losses, self.config.loss) * self.accelerator.num_processes  # gradients are averaged over them
-                self._scaler.scale(total).backward()
-            for name, value in self._numbers(losses, measured).items():
-                added.setdefault(name, []).append(value)
+        added: dict[str, list[Tensor]] = {"loss": []}
+        for number, branch in enumerate(branches):
+            parts = branch.batch.split(self.config.optimizer.accumulate)
+            totals = self._totals(parts)
+            for i, part in enumerate(parts):
+                is_last = i == len(parts) - 1
+                with nullcontext() if is_last and number == len(branches) - 1 else self.accelerator.no_sync(self.model):
+                    losses, measured = self._losses_of_all(part, totals, diagnosed and is_last)
+                    total = branch.weight * total_loss(losses, self.config.loss)
+                    self._scaler.scale(total * self.accelerator.num_processes).backward()  # gradients are averaged over them
+                added["loss"].append(total.detach())
+                for name, value in _named(losses, measured, branch.name).items():
+                    added.setdefault(name, []).append(value)
         return self._reduced(added)
 
     def _losses_of_all(self, part: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -196,7 +260,7 @@ class Learner:
 
     def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a batch as shares of the whole step's; and, if asked for, what the ancestor head got right and surplus labels."""
-        head = self.network.ancestor_head
+        head = self.accelerator.unwrap_model(model).ancestor_head
         with self._autocast():
             output: Output = model(network_input(batch.pixels, batch.sizes), batch.sizes)
             generators = [self._generator(number) for number in batch.numbers]
@@ -219,10 +283,6 @@ class Learner:
         mine = count_totals(parts, self.config.model.queries, self.config.loss)
         summed: Tensor = self.accelerator.reduce(mine.to_tensor().to(self.accelerator.device), "sum")
         return LossTotals.from_tensor(summed)
-
-    def _numbers(self, losses: dict[str, Tensor], measured: dict[str, Tensor]) -> dict[str, Tensor]:
-        numbers = {"loss": total_loss(losses, self.config.loss)} | {f"loss_{name}": loss for name, loss in losses.items()}
-        return {name: value.detach() for name, value in (numbers | measured).items()}
 
     def _reduced(self, added: dict[str, list[Tensor]]) -> dict[str, float]:
         """Sums of losses and counts over parts and processes, and means of accuracies over the processes that have one."""
@@ -269,3 +329,9 @@ def _parameter_groups(model: EntityModel, config: TrainConfig) -> list[dict[str,
         }
         for (in_vit, decays), parameters in groups.items()
     ]
+
+
+def _named(losses: dict[str, Tensor], measured: dict[str, Tensor], branch: str = "") -> dict[str, Tensor]:
+    """Numbers of a branch by the names under which they are logged."""
+    numbers = {f"loss_{name}": loss for name, loss in losses.items()} | measured
+    return {f"{name}_{branch}" if branch else name: value.detach() for name, value in numbers.items()}

@@ -1,16 +1,16 @@
 """The steps of a run of `sohes train`, each with what is due after it: log, validation, checkpoint, pictures.
 
 checkpoints/         step-NNNNNNNN.safetensors, all that a run needs to go on, the newest few
-model.safetensors    the model after the newest checkpoint: what `sohes segment` takes
+model.safetensors    the model after the newest checkpoint: what `sohes segment` takes; in phase 3 also student.safetensors
 best.safetensors     the model of the checkpoint with the lowest validation loss (mean training loss, if nothing is held out)
-pictures/            predictions on the same few photographs, beside their labels
+pictures/            predictions on the same few photographs, or the teacher's labels of them, beside their labels
 """
 
 from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from accelerate.utils import gather_object
 
@@ -19,24 +19,84 @@ from sohes_cli.errors import SohesError
 from sohes_cli.inference.partition import jpeg_bytes
 from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.config import STRIDE
-from sohes_cli.model.files import BEST_NAME, MODEL_NAME, save_model
+from sohes_cli.model.files import BEST_NAME, save_model
 from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints
 from sohes_cli.training.distribution import by_main
-from sohes_cli.training.pictures import draw_predictions
 from sohes_cli.training.report import Stopwatch, peak_memory_gib
 from sohes_cli.training.steps import is_due
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import numpy as np
+    from accelerate import Accelerator
+    from numpy.typing import NDArray
+
     from sohes_cli.data.batch import Batch, Example
     from sohes_cli.data.examples import ValidationExamples
-    from sohes_cli.training.learner import Learner
+    from sohes_cli.model.segmentation_model import EntityModel
+    from sohes_cli.training.config import TrainConfig
     from sohes_cli.training.metrics import MetricsLog
     from sohes_cli.training.report import Outcome, Progress
     from sohes_cli.training.run_folder import RunFolder
 
-__all__ = ["Loop"]
+__all__ = ["Loop", "Trainee"]
 
 _CHECKED = "loss_validation"
+
+
+class Trainee(Protocol):
+    """What a run trains: `sohes_cli.training.learner.Learner` in phase 2, `sohes_cli.training.correction.Correction` in phase 3."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """The settings of the run."""
+        ...
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """The process group and the device."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`."""
+        ...
+
+    @property
+    def network(self) -> EntityModel:
+        """The model that the run is for."""
+        ...
+
+    @property
+    def models(self) -> dict[str, EntityModel]:
+        """All models to write, by the names of their files."""
+        ...
+
+    def step(self, batch: Batch, step: int, diagnosed: bool = False) -> dict[str, float]:
+        """Take an optimizer step with this process's part of a batch."""
+        ...
+
+    def measure(self, batch: Batch) -> dict[str, float]:
+        """The losses of a batch, without learning from it."""
+        ...
+
+    def draw(self, shown: ValidationExamples) -> NDArray[np.uint8] | None:
+        """A picture of photographs with what is found in them."""
+        ...
+
+    def notes(self, numbers: Mapping[str, float]) -> list[str]:
+        """What the user should know of the numbers of a step."""
+        ...
+
+    def save(self, path: Path, step: int, description: dict[str, Any], failed: Iterable[str] = ()) -> None:
+        """Write a checkpoint."""
+        ...
+
+    def load(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint; its description."""
+        ...
 
 
 class Loop:
@@ -55,7 +115,7 @@ class Loop:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Trainee,
         run: RunFolder,
         outcome: Outcome,
         progress: Progress,
@@ -77,14 +137,13 @@ class Loop:
             is_due(step, outcome.steps, every) for every in (config.log_every, config.checkpoint_every, config.picture_every)
         )
         self._progress.fail(batch.errors)
-        outcome.numbers = self._learner.step(batch, outcome.done, diagnosed=logged)
+        outcome.numbers = self._learner.step(batch, outcome.done, diagnosed=logged or saved)
         self._losses.append(outcome.numbers["loss"])
         outcome.done = step
         outcome.numbers |= self._stopwatch.numbers() | {"memory_gib": peak_memory_gib(self._learner.accelerator.device)}
         self._progress.step()
-        if outcome.numbers.get("labels_left_out"):
-            queries = self._learner.config.model.queries
-            self._progress.note(f"Some crops have more labels than the model has queries ({queries}), and some of them are left out.")
+        for note in self._learner.notes(outcome.numbers):
+            self._progress.note(note)
         if saved:
             outcome.numbers |= self._validate()
         if logged and self._log is not None:
@@ -111,7 +170,8 @@ class Loop:
         if loss < self._best:
             self._best = loss
             save_model(path / BEST_NAME, learner.network, {**described, "loss": loss})
-        save_model(path / MODEL_NAME, learner.network, described)
+        for name, model in learner.models.items():
+            save_model(path / name, model, described)
         best = self._best if math.isfinite(self._best) else None
         learner.save(checkpoint_path(self._run.checkpoints, outcome.done), outcome.done, {**described, "best": best}, outcome.failed)
         prune_checkpoints(self._run.checkpoints, learner.config.run.keep)
@@ -151,7 +211,7 @@ class Loop:
 
     def _draw(self, step: int) -> None:
         """Write predictions as a picture, and give it to TensorBoard."""
-        picture = draw_predictions(self._learner, self._shown)
+        picture = self._learner.draw(self._shown)
         if picture is not None and self._log is not None:
             write_atomically(self._run.path / "pictures" / f"step-{step:08d}.jpg", [jpeg_bytes(picture)])
             self._log.picture(step, "predictions", picture)

@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Progress", "Stopwatch", "announce", "conclude", "peak_memory_gib", "print_outcome"]
 
 _SHOWN_FAILURES = 5
-_POSTFIX = {"loss": ("loss", ".3f"), "learning_rate": ("lr", ".1e"), "memory_gib": ("GiB", ".1f")}
+_POSTFIX = {
+    "loss": ("loss", ".3f"),
+    "teacher_labels": ("teacher", ".1f"),
+    "teacher_new": ("new", ".0%"),
+    "initial_rejected": ("rejected", ".0%"),
+    "ema_distance": ("ema", ".4f"),
+    "learning_rate": ("lr", ".1e"),
+    "memory_gib": ("GiB", ".1f"),
+}
 
 
 @dataclass
@@ -127,13 +135,15 @@ class Progress:
     def __init__(self, outcome: Outcome, shown: bool) -> None:
         self._outcome = outcome
         self._noted: set[str] = set()
+        self._numbers: dict[str, float] = {}  # some are measured now and then only, and shown until they are again
         size = outcome.batch_size
         shown = shown and sys.stderr.isatty()
         self._bar = tqdm(total=outcome.steps * size, initial=outcome.done * size, unit="img", disable=not shown, dynamic_ncols=True)
 
     def step(self) -> None:
         """Show that a step was taken, and those of its numbers that matter."""
-        numbers = self._outcome.numbers
+        numbers = self._numbers
+        numbers |= self._outcome.numbers
         self._bar.set_postfix(
             {label: f"{numbers[name]:{form}}" for name, (label, form) in _POSTFIX.items() if name in numbers}, refresh=False
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,37 +14,34 @@ from sohes_cli.config import resolve, to_plain
 from sohes_cli.data.batch import collate
 from sohes_cli.data.examples import TrainingExamples, ValidationExamples, split_photographs
 from sohes_cli.data.sources import LabeledPhotographs, open_labeled
-from sohes_cli.errors import UsageError
+from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.explore.shards import shard_of_environment
 from sohes_cli.explore.weights import file_sha256
+from sohes_cli.inference.segmenter import default_checkpoint
 from sohes_cli.model.config import STRIDE
-from sohes_cli.model.files import BEST_NAME, MODEL_NAME, find_model
-from sohes_cli.training.config import TrainConfig
+from sohes_cli.model.files import MODEL_NAME, find_model
+from sohes_cli.training.correct_config import CorrectConfig, correct_config
 from sohes_cli.training.distribution import by_main, check_device, default_workers, require_divisible, require_same_step
-from sohes_cli.training.learner import Learner
+from sohes_cli.training.initial import settings_of
 from sohes_cli.training.loading import open_batches
 from sohes_cli.training.loop import Loop
 from sohes_cli.training.metrics import MetricsLog
+from sohes_cli.training.phases import CORRECT, INSTRUCT, Phase, make_trainee, phase_of
 from sohes_cli.training.report import Outcome, Progress, announce, conclude, print_outcome
-from sohes_cli.training.run_folder import RunFolder, RunKind, read_run
+from sohes_cli.training.run_folder import RunFolder, read_run
 from sohes_cli.training.steps import take_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["RUN_KIND", "Sources", "resumed_run", "train_run"]
+    from sohes_cli.training.config import TrainConfig
+    from sohes_cli.training.loop import Trainee
 
-RUN_KIND = RunKind(
-    "sohes train --phase instruct",
-    "sohes-instruct",
-    {"labels": "labels_sha256", "initial weights": "start_sha256"},
-    free=("run.log_every", "run.checkpoint_every", "run.picture_every", "run.keep"),
-    outputs=(MODEL_NAME, BEST_NAME),
-    folders={"pictures": "step-*.jpg"},
-)
-_SHOWN = ("loss", "loss_validation", "ancestor_accuracy", "images_per_second")
+__all__ = ["Sources", "corrected_run", "resumed_run", "train_run"]
+
 _PICTURED = 4
 _DEFAULT_LABELS = Path("labels")
+_DEFAULT_START = Path("runs/instruct")
 
 
 @dataclass(frozen=True)
@@ -74,19 +71,63 @@ class Sources:
         return open_labeled(labels, self.images)
 
 
-def resumed_run(out: Path, sources: Sources, assignments: Sequence[str], flags: Mapping[str, Any]) -> tuple[Sources, TrainConfig]:
+def resumed_run(
+    out: Path, sources: Sources, assignments: Sequence[str], flags: Mapping[str, Any], phase: Phase = INSTRUCT
+) -> tuple[Sources, TrainConfig]:
     """The sources and settings of a run that is to go on, with those put over them that were given anew.
 
     Raises:
         UsageError: if there is no run in `out`.
     """
-    there = read_run(out, RUN_KIND)
+    there = read_run(out, phase.kind)
     if there is None:
         raise UsageError(f"--resume: there is no run in {out}.", "Name its folder with --out, or start one without --resume.")
-    config = resolve(TrainConfig, {"run": there["config"]}, "run", None, assignments, flags)
+    config = resolve(phase.config, {"run": there["config"]}, "run", None, assignments, flags)
+    found = _sources_of(out, there)
+    return Sources(sources.labels or found.labels, sources.images or found.images, sources.init or found.init), config
+
+
+def corrected_run(
+    sources: Sources, file: Path | None, assignments: Sequence[str], flags: Mapping[str, Any]
+) -> tuple[Sources, CorrectConfig]:
+    """The sources and settings of a run of phase 3: those of the run that it goes on from, with those put over them that are given.
+
+    Args:
+        sources: what is given; the model to start from is otherwise that of `./runs/instruct`, and its labels are those of its run.
+        file: see `sohes_cli.config.resolve`.
+        assignments: likewise.
+        flags: likewise.
+
+    Raises:
+        UsageError: if there is no model to start from.
+        WeightsError: if it is not one of ours, or damaged.
+        ConfigError: if a setting is wrong.
+    """
+    init = sources.init or _DEFAULT_START
+    if not init.exists():
+        given = "" if sources.init else " (the default of --init)"
+        raise UsageError(f"There is no model {init}{given} to correct.", "Train one with `sohes train --phase instruct`.")
+    config = correct_config(settings_of(init), file, assignments, flags)
+    if sources.labels is None:
+        folder = init if init.is_dir() else init.parent
+        there = next((run for phase in (INSTRUCT, CORRECT) if (run := _run_of(folder, phase))), None)
+        found = Sources() if there is None else _sources_of(folder, there)
+        sources = replace(found, images=sources.images or found.images)
+    return replace(sources, init=init), config
+
+
+def _run_of(folder: Path, phase: Phase) -> dict[str, Any] | None:
+    """What made the run in a folder, if it is one of this phase."""
+    try:
+        return read_run(folder, phase.kind)
+    except StoreError:
+        return None
+
+
+def _sources_of(out: Path, there: Mapping[str, Any]) -> Sources:
+    """What the run in `out` learns from; its paths are relative to the folder."""
     labels, images = (Path(os.path.normpath(out / there[name])) for name in ("label_path", "image_path"))
-    start = Path(there["start"]) if there["start"] else None
-    return Sources(sources.labels or labels, sources.images or images, sources.init or start), config
+    return Sources(labels, images, Path(os.path.normpath(out / there["start"])) if there["start"] else None)
 
 
 def train_run(
@@ -118,13 +159,13 @@ def train_run(
         SohesError: if the run cannot start or diverges, or a photograph could not be read (after the last step).
     """
     check_device(device)
-    shard = shard_of_environment()
+    phase, shard = phase_of(config), shard_of_environment()
     source = sources.open()
-    learner = Learner(config, device, sources.init)
+    learner = make_trainee(config, device, sources.init)
     require_divisible(config.optimizer.batch_size, learner.accelerator)
     by_main(learner.accelerator, lambda: source.sha256)  # which reads every label once; the others need no hash
     main = learner.accelerator.is_main_process
-    run = RunFolder(out, RUN_KIND, _description(sources, source, out, learner) if main else {})
+    run = RunFolder(out, phase.kind, _description(sources, source, out, learner) if main else {})
     by_main(learner.accelerator, lambda: run.begin(overwrite))
     outcome = Outcome(out, len(source), config.optimizer.steps, config.optimizer.batch_size)
     best = _resume(learner, run, outcome)
@@ -136,12 +177,12 @@ def train_run(
             _train(learner, source, run, outcome, progress, best, workers)
     if not main:
         return outcome.finished
-    trained = "" if out == Path("runs/instruct") else f" --checkpoint {shlex.quote(str(out))}"
-    print_outcome(outcome, as_json, _SHOWN, (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"))
+    trained = "" if out == default_checkpoint() else f" --checkpoint {shlex.quote(str(out))}"
+    print_outcome(outcome, as_json, phase.shown, (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"))
     return conclude(outcome, "model")
 
 
-def _description(sources: Sources, source: LabeledPhotographs, out: Path, learner: Learner) -> dict[str, Any]:
+def _description(sources: Sources, source: LabeledPhotographs, out: Path, learner: Trainee) -> dict[str, Any]:
     """The content of `run.json`; paths are relative to it, so that all can move together, and tell no run from another."""
     config = to_plain(learner.config)
     config["optimizer"]["precision"] = learner.precision
@@ -150,13 +191,13 @@ def _description(sources: Sources, source: LabeledPhotographs, out: Path, learne
         "labels_sha256": source.sha256,
         "label_path": os.path.relpath(source.source.path, out),
         "image_path": os.path.relpath(source.images, out),
-        "start": str(sources.init or ""),
+        "start": os.path.relpath(sources.init, out) if sources.init else "",
         "start_sha256": file_sha256(find_model(sources.init)) if sources.init else "",
     }
-    return RUN_KIND.describe(config, inputs, "scipy")
+    return phase_of(learner.config).kind.describe(config, inputs, "scipy")
 
 
-def _resume(learner: Learner, run: RunFolder, outcome: Outcome) -> float:
+def _resume(learner: Trainee, run: RunFolder, outcome: Outcome) -> float:
     """Go on from the newest checkpoint, if there is one; the best validation loss so far."""
     newest = run.latest()
     best = float("inf")
@@ -168,20 +209,20 @@ def _resume(learner: Learner, run: RunFolder, outcome: Outcome) -> float:
     return best
 
 
-def _described(learner: Learner) -> str:
+def _described(learner: Trainee) -> str:
     model = learner.config.model
     parameters = sum(p.numel() for p in learner.network.parameters())
     return f"{model.backbone} with adapter, {model.queries} queries, {parameters / 1e6:.1f} million parameters"
 
 
 def _train(
-    learner: Learner, source: LabeledPhotographs, run: RunFolder, outcome: Outcome, progress: Progress, best: float, workers: int
+    learner: Trainee, source: LabeledPhotographs, run: RunFolder, outcome: Outcome, progress: Progress, best: float, workers: int
 ) -> None:
     """Take the steps that are left, or those until a signal says to stop."""
     config, accelerator = learner.config, learner.accelerator
     training, held_out = split_photographs(len(source), config.data.validation_of(len(source)), config.run.seed)
     left = open_batches(
-        TrainingExamples(source, training, config.data, config.run.seed),
+        TrainingExamples(source, training, config.data, config.run.seed, config.views if isinstance(config, CorrectConfig) else None),
         partial(collate, stride=STRIDE),
         batch_size=config.optimizer.batch_size,
         first_step=outcome.done,

@@ -7,7 +7,8 @@ import torch
 
 from sohes_cli.errors import UsageError
 from sohes_cli.pretrain.config import PretrainConfig, pretrain_config
-from sohes_cli.pretrain.networks import Network, build_vit, update_teacher, use_fused_attention
+from sohes_cli.pretrain.networks import Network, build_vit, use_fused_attention
+from sohes_cli.training.moving_average import update_teacher
 
 SHAPE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 B, LARGE, SMALL, P = 2, 32, 16, 16

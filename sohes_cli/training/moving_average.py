@@ -1,0 +1,47 @@
+"""A teacher as the exponential moving average of a student, and how far the two are apart.
+
+    teacher = decay * teacher + (1 - decay) * student
+
+after every optimizer step, for parameters and for statistics such as those of batch norms; what counts or indexes is copied.
+Both stay float32 whatever the precision of a step, since what a step adds is far below the resolution of 16 bits.
+
+Source: Tarvainen and Valpola 2017 (Mean Teacher).
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = ["relative_distance", "update_teacher"]
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the teacher towards the student.
+
+    Args:
+        teacher: has the parts of the student.
+        student: what was trained.
+        decay: share of the old teacher, in [0, 1).
+    """
+    tensors = (chain(module.parameters(), module.buffers()) for module in (teacher, student))
+    for old, new in zip(*tensors, strict=True):
+        if old.is_floating_point():
+            old.lerp_(new.to(old.dtype), 1 - decay)
+        else:
+            old.copy_(new)
+
+
+@torch.no_grad()
+def relative_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
+    """The norm of the difference of their parameters over that of the student's."""
+    pairs = zip(teacher.parameters(), student.parameters(), strict=True)
+    squares = [torch.stack([(old - new).square().sum(), new.square().sum()]) for old, new in pairs]
+    norms = torch.stack(squares).sum(0).sqrt()
+    return norms[0] / norms[1]
