@@ -13,10 +13,13 @@ from safetensors.torch import load_file
 from sohes_cli.labels.manifest import Manifest, open_store
 from sohes_cli.structures import Annotation, LabelRecord
 from sohes_cli.training.config import TrainConfig, train_config
+from sohes_cli.training.learner import Learner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
     from torch import Tensor
 
 TINY = (
@@ -102,6 +105,18 @@ def _annotation(index: int, box: tuple[int, int, int, int, int], height: int, wi
     )
 
 
+def after_steps(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
+    """Do something while a step is taken, by its number from 1."""
+    step = Learner.step_on
+
+    def changed(self: Learner, branches: Any, number: int, diagnosed: bool = False) -> dict[str, float]:
+        numbers = step(self, branches, number, diagnosed)
+        actions.get(number + 1, lambda: None)()
+        return numbers
+
+    monkeypatch.setattr(Learner, "step_on", changed)
+
+
 def steps_kept(out: Path) -> list[int]:
     """The steps of a run's checkpoints."""
     return sorted(int(path.stem.removeprefix("step-")) for path in out.glob("checkpoints/step-*.safetensors"))
@@ -124,6 +139,8 @@ def assert_same_runs(out: Path, other: Path, steps: int) -> None:
     found, wanted = tensors_of(out, steps), tensors_of(other, steps)
     assert found.keys() == wanted.keys()
     assert [name for name in found if not found[name].equal(wanted[name])] == []
-    for name in ("model.safetensors", "best.safetensors"):
+    names = {path.name for path in other.glob("*.safetensors")}
+    assert {path.name for path in out.glob("*.safetensors")} == names
+    for name in names:
         mine, others = load_file(out / name), load_file(other / name)
         assert [key for key in mine if not mine[key].equal(others[key])] == []

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -35,7 +36,7 @@ from sohes_cli.training.schedules import cosine
 from sohes_cli.training.teacher_labels import TeacherLabels, teacher_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -51,7 +52,7 @@ __all__ = ["STUDENT_NAME", "Correction"]
 
 STUDENT_NAME = "student.safetensors"
 _WINDOW = 20  # steps over which the teacher must accept nothing, or everything, to be told of
-_EVERYTHING = 0.95  # of the queries
+_EVERYTHING = 0.9  # of the queries
 _ALIKE = 0.85  # mean IoU of the surest masks
 _LEVEL = 1e-4  # deviation of the scores
 _SIZES = ("small", "medium", "large")
@@ -80,7 +81,7 @@ class Correction:
         self.teacher.load_state_dict(self.learner.network.state_dict())
         use_fused_attention(self.teacher.backbone, True)  # there is no backward pass
         self.learner.keep("teacher", self.teacher)
-        self._accepted: deque[float] = deque(maxlen=_WINDOW)  # shares of the queries that were accepted
+        self._accepted: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # labels an image, and the share of queries that may be one
 
     @property
     def accelerator(self) -> Accelerator:
@@ -102,6 +103,11 @@ class Correction:
         """Teacher and student by the names of their files."""
         return {MODEL_NAME: self.teacher, STUDENT_NAME: self.learner.network}
 
+    @property
+    def has_steady_loss(self) -> bool:
+        """Whether the losses of different steps measure the same: weights and the teacher's labels change."""
+        return False
+
     def step(self, batch: Batch, step: int, diagnosed: bool = False) -> dict[str, float]:
         """Take one optimizer step, and let the teacher follow.
 
@@ -119,7 +125,7 @@ class Correction:
         batch = batch.to(self.accelerator.device)
         labels = self._labels(batch)
         numbers = self._described(batch, labels, diagnosed)
-        self._accepted.append(numbers["teacher_accepted"])
+        self._accepted.append((numbers["teacher_labels"], numbers["teacher_candidates"]))
         weights = self._weights(step)
         taught = strong_batch(_taught(batch, labels), self.config.views, self.config.run.seed)
         branches = [Branch("initial", replace(batch, weak=None), weights["initial"]), Branch("teacher", taught, weights["teacher"])]
@@ -140,15 +146,17 @@ class Correction:
     def notes(self, numbers: Mapping[str, float]) -> list[str]:
         """What the user should know of the numbers of a step: the teacher has accepted nothing, or everything, for some time."""
         found = self.learner.notes(numbers)
-        if len(self._accepted) == _WINDOW and max(self._accepted) == 0:
+        if len(self._accepted) < _WINDOW:
+            return found
+        if all(labels == 0 for labels, _ in self._accepted):
             found.append(
                 f"The teacher has accepted no mask in {_WINDOW} steps, so the student learns from the initial labels alone. "
                 "Lower --set teacher.score_small and teacher.score_large, or train phase 2 longer."
             )
-        if len(self._accepted) == _WINDOW and min(self._accepted) > _EVERYTHING:
+        if fmean(share for _, share in self._accepted) > _EVERYTHING:
             found.append(
-                f"The teacher has accepted nearly all of its {self.config.model.queries} masks in {_WINDOW} steps, the wrong ones too. "
-                "Raise --set teacher.score_small and teacher.score_large, or lower teacher.nms_iou."
+                f"Nearly all of the teacher's {self.config.model.queries} masks have had the score of a label for {_WINDOW} steps, "
+                "the wrong ones too. Raise --set teacher.score_small and teacher.score_large, or train phase 2 longer."
             )
         return found
 
@@ -177,17 +185,18 @@ class Correction:
 
     def _described(self, batch: Batch, labels: list[TeacherLabels], diagnosed: bool) -> dict[str, float]:
         """What the teacher did in a step, over all processes."""
-        teacher, count = self.config.teacher, sum(len(found.scores) for found in labels)
+        teacher, queries = self.config.teacher, self.config.model.queries
         sizes = [(found.areas > teacher.area_small).astype(int) + (found.areas > teacher.area_large) for found in labels]
-        sums = [float(len(labels)), float(count), *(float(sum((found == i).sum() for found in sizes)) for i in range(len(_SIZES)))]
+        counts = [len(labels), sum(found.candidates for found in labels)]
+        counts += [int(sum((found == i).sum() for found in sizes)) for i in range(len(_SIZES))]
         compared = Agreement(0, 0, 0, 0, 0.0)
         alike: tuple[float, float] = (0.0, 0.0)
         if diagnosed:
             each = (compare_labels(found.masks, initial) for found, initial in zip(labels, batch.masks, strict=True))
             compared = Agreement(*(sum(counts) for counts in zip(*each, strict=True)))
             alike = self._likeness(batch)
-        images, accepted, *by_size, taught, new, initial, rejected, iou, masks, scores = self._summed([*sums, *compared, *alike])
-        numbers = {"teacher_accepted": accepted / (images * self.config.model.queries), "teacher_labels": accepted / images}
+        images, candidates, *by_size, taught, new, initial, rejected, iou, masks, scores = self._summed([*counts, *compared, *alike])
+        numbers = {"teacher_candidates": candidates / (images * queries), "teacher_labels": sum(by_size) / images}
         numbers |= {f"teacher_labels_{size}": found / images for size, found in zip(_SIZES, by_size, strict=True)}
         if diagnosed:
             _check_spread(masks / images, scores / images)
@@ -208,7 +217,7 @@ class Correction:
             masks, scores = masks + float(alike.sum()), scores + float(deviation.sum())
         return masks, scores
 
-    def _summed(self, values: list[float]) -> list[float]:
+    def _summed(self, values: Sequence[float]) -> list[float]:
         """The values added up over all processes."""
         mine = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
         return cast("list[float]", self.accelerator.reduce(mine, "sum").tolist())

@@ -118,6 +118,11 @@ class Learner:
         """What a run is trained for, by the name of its file."""
         return {MODEL_NAME: self.network}
 
+    @property
+    def has_steady_loss(self) -> bool:
+        """Whether the losses of different steps measure the same: they do."""
+        return True
+
     def keep(self, name: str, module: nn.Module) -> None:
         """Also save and load the tensors of this module, under names that begin with `name`."""
         self._kept[name] = module

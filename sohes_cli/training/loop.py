@@ -2,7 +2,8 @@
 
 checkpoints/         step-NNNNNNNN.safetensors, all that a run needs to go on, the newest few
 model.safetensors    the model after the newest checkpoint: what `sohes segment` takes; in phase 3 also student.safetensors
-best.safetensors     the model of the checkpoint with the lowest validation loss (mean training loss, if nothing is held out)
+best.safetensors     the model of the checkpoint with the lowest validation loss; if nothing is held out, with the lowest mean training
+                     loss in phase 2, and none in phase 3, whose loss changes its meaning from step to step
 pictures/            predictions on the same few photographs, or the teacher's labels of them, beside their labels
 """
 
@@ -72,6 +73,11 @@ class Trainee(Protocol):
     @property
     def models(self) -> dict[str, EntityModel]:
         """All models to write, by the names of their files."""
+        ...
+
+    @property
+    def has_steady_loss(self) -> bool:
+        """Whether the losses of different steps measure the same, so that the best model can be told by them."""
         ...
 
     def step(self, batch: Batch, step: int, diagnosed: bool = False) -> dict[str, float]:
@@ -166,7 +172,8 @@ class Loop:
         """Write the best model, the model and the checkpoint, in this order: where the last is, the others are."""
         learner, outcome, path = self._learner, self._outcome, self._run.path
         described = self._described()
-        loss = outcome.numbers.get(_CHECKED, fmean(self._losses) if self._losses else math.inf)
+        trained = fmean(self._losses) if self._losses and learner.has_steady_loss else math.inf
+        loss = outcome.numbers.get(_CHECKED, trained)
         if loss < self._best:
             self._best = loss
             save_model(path / BEST_NAME, learner.network, {**described, "loss": loss})

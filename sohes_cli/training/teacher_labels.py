@@ -45,12 +45,14 @@ class TeacherLabels(NamedTuple):
         parents: for each mask the index of the one that it is a part of, or -1, int64 [N].
         scores: of all masks that were accepted in the teacher's view, float64 [A] in [0, 1], descending; A >= N.
         areas: their shares of the photograph, float64 [A].
+        candidates: queries whose mask has the lowest score that any label needs.
     """
 
     masks: Tensor
     parents: Tensor
     scores: NDArray[np.float64]
     areas: NDArray[np.float64]
+    candidates: int
 
 
 def least_scores(areas: NDArray[np.float64], config: TeacherConfig) -> NDArray[np.float64]:
@@ -92,7 +94,9 @@ def _labels_of_image(output: Output, head: nn.Module, weak: WeakBatch, image: in
     whole = found.masks.areas()[chosen] * (student.zoom / crop.zoom)  # pixels of the student's view, were all of it seen
     visible = moved.areas()
     kept = np.flatnonzero((visible >= config.data.min_area_px) & (visible >= config.data.min_visible * whole))
-    return TeacherLabels(_packed_bytes(moved[kept]), torch.from_numpy(prune_forest(parents, chosen[kept])), found.scores, areas)
+    return TeacherLabels(
+        _packed_bytes(moved[kept]), torch.from_numpy(prune_forest(parents, chosen[kept])), found.scores, areas, found.candidates
+    )
 
 
 def _accepted(
@@ -103,7 +107,7 @@ def _accepted(
     found = find_masks(output, image, size, size, SegmentConfig(min_score=least, nms_iou=config.nms_iou))
     areas = found.masks.areas() / (crop.scaled_height * crop.scaled_width)
     fits = np.flatnonzero(found.scores >= least_scores(areas, config))
-    return type(found)(found.masks[fits], found.scores[fits], found.queries[fits]), areas[fits]
+    return found._replace(masks=found.masks[fits], scores=found.scores[fits], queries=found.queries[fits]), areas[fits]
 
 
 def move_masks(logits: NDArray[np.float32], source: Crop, target: Crop) -> PackedMasks:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from train_cases import FLAGS, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config, write_scene
+from train_cases import FLAGS, after_steps, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config, write_scene
 
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.model.files import load_model
 from sohes_cli.training import learner
-from sohes_cli.training.learner import Learner
 from sohes_cli.training.session import Sources, resumed_run, train_run
 
 if TYPE_CHECKING:
@@ -49,18 +48,6 @@ def out(tmp_path: Path) -> Path:
 
 def run_training(labels: Path, out: Path, config: TrainConfig = CONFIG, sources: Sources | None = None, **options: Any) -> bool:
     return train_run(sources or Sources(labels), out, config, device="cpu", **{"workers": 0} | options)
-
-
-def after_steps(monkeypatch: pytest.MonkeyPatch, actions: dict[int, Callable[[], object]]) -> None:
-    """Do something while a step is taken, by its number from 1."""
-    step = Learner.step
-
-    def changed(self: Learner, batch: Any, number: int, diagnosed: bool = False) -> dict[str, float]:
-        numbers = step(self, batch, number, diagnosed)
-        actions.get(number + 1, lambda: None)()
-        return numbers
-
-    monkeypatch.setattr(Learner, "step", changed)
 
 
 @pytest.mark.parametrize("stops", [(1,), (3,), (1, 2, 3, 4)], ids=str)
