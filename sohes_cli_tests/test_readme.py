@@ -98,3 +98,6 @@ def test_a_model_is_trained_on_the_labels_and_segments_a_photograph(toured: tupl
     finished = subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, timeout=200)
     assert finished.returncode == 0, finished.stderr
     assert re.fullmatch(r"\((\d+), 400, 600\) \1\n", finished.stdout)
+    correct, segment = (line.strip() for line in block("correct").splitlines())
+    assert "The model is runs/correct/model.safetensors." in run(f"{correct} --steps 1", folder)
+    assert run(segment, folder).startswith("coffee.jpg")

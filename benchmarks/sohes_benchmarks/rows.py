@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "OPS", "STAGES", "Case", "Results", "Row", "Status"]
 
 OPS = ("region_merging", "ancestor_loss", "deformable_attention", "mask_intersection", "run_intersection")
-STAGES = ("explore", "evaluate", "train", "segment")
+STAGES = ("explore", "evaluate", "train", "correct", "segment")
 NAMES = OPS + STAGES
 """What `sohes bench` can be asked for."""
 

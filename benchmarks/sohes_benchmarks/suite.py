@@ -15,7 +15,7 @@ from sohes_benchmarks.conditions import conditions, device_name, package_version
 from sohes_benchmarks.kernels import ancestor_loss, deformable_attention, mask_intersection, region_merging, run_intersection
 from sohes_benchmarks.limits import measure_limits
 from sohes_benchmarks.rows import Results, Row
-from sohes_benchmarks.stages import evaluate, explore, segment, train
+from sohes_benchmarks.stages import correct, evaluate, explore, segment, train
 from sohes_benchmarks.threads import limited_threads
 from sohes_benchmarks.timing import time_device_call, time_host_call, time_in_turns
 from sohes_benchmarks.workload import Provider
@@ -41,6 +41,7 @@ BENCHMARKS = {
         explore.BENCHMARK,
         evaluate.BENCHMARK,
         train.BENCHMARK,
+        correct.BENCHMARK,
         segment.BENCHMARK,
     )
 }

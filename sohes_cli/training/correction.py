@@ -122,9 +122,10 @@ class Correction:
         Raises:
             SohesError: as `Learner.step_on` does, or if predictions have collapsed; parameters are then as they were.
         """
-        batch = batch.to(self.accelerator.device)
-        labels = self._labels(batch)
-        numbers = self._described(batch, labels, diagnosed)
+        with self.learner.explaining_memory():
+            batch = batch.to(self.accelerator.device)
+            labels = self._labels(batch)
+            numbers = self._described(batch, labels, diagnosed)
         self._accepted.append((numbers["teacher_labels"], numbers["teacher_candidates"]))
         weights = self._weights(step)
         taught = strong_batch(_taught(batch, labels), self.config.views, self.config.run.seed)

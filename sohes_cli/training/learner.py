@@ -9,7 +9,7 @@ fp16 scaler are the whole state: a resumed run is the run that was not interrupt
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -31,7 +31,7 @@ from sohes_cli.training.pictures import draw_beside_labels, predicted_labels
 from sohes_cli.training.schedules import learning_rate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -149,12 +149,18 @@ class Learner:
         optimizer = self.config.optimizer
         rate = optimizer.learning_rate * learning_rate(step, optimizer.steps, optimizer)
         seed_step(self.accelerator, self.config.run.seed, step)
-        try:
+        with self.explaining_memory():
             numbers = self._accumulate(branches, diagnosed)
             numbers["gradient_norm"] = self._descend(rate, numbers["loss"], branches[0].batch, step)
-        except torch.OutOfMemoryError as error:
-            raise out_of_memory(self.accelerator, optimizer.batch_size, _LESS_MEMORY) from error
         return numbers | {"learning_rate": rate}
+
+    @contextmanager
+    def explaining_memory(self) -> Iterator[None]:
+        """Say which settings need less where a GPU's memory does not suffice for the block."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(self.accelerator, self.config.optimizer.batch_size, _LESS_MEMORY) from error
 
     @torch.no_grad()
     def predict(self, pixels: Tensor, sizes: tuple[tuple[int, int], ...], network: EntityModel | None = None) -> Output:

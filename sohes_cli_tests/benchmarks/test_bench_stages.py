@@ -156,18 +156,26 @@ def test_without_transformers_ours_is_measured_and_the_reason_is_given(monkeypat
     assert rows["sohes"].ratio_to_reference is None
 
 
+_VARIANTS = ["sohes", "sohes, deformable_attention=reference", "sohes, attention=plain"]
+
+
 @pytest.mark.parametrize(
-    ("stage", "replaced"),
-    [("train", ["deformable_attention=reference", "attention=plain"]), ("segment", ["deformable_attention=reference", "attention=plain"])],
+    ("stage", "note", "providers"),
+    [
+        ("train", "transformers' Mask2Former", ["transformers", *_VARIANTS]),
+        ("segment", "transformers' Mask2Former", ["transformers", *_VARIANTS]),
+        ("correct", "a step of phase 2 on the same images", ["instruct", "sohes", "sohes, teacher's branch alone"]),
+    ],
+    ids=["train", "segment", "correct"],
 )
-def test_a_script_measures_checked_providers_and_writes_its_files(stage, replaced, monkeypatch, tmp_path, capsys):
+def test_a_script_measures_checked_providers_and_writes_its_files(stage, note, providers, monkeypatch, tmp_path, capsys):
     out = tmp_path / f"{stage}.json"
     monkeypatch.setattr(sys, "argv", [f"{stage}.py", "--quick", "--device", "cpu", "--out", str(out)])
     runpy.run_path(str(SCRIPTS / f"{stage}.py"), run_name="__main__")
     content = json.loads(out.read_text())
     assert content["is_complete"]
-    assert "transformers' Mask2Former" in content["conditions"]["notes"][stage]
-    assert [row["provider"] for row in content["rows"]] == ["transformers", "sohes", *(f"sohes, {name}" for name in replaced)]
+    assert note in content["conditions"]["notes"][stage]
+    assert [row["provider"] for row in content["rows"]] == providers
     for row in content["rows"]:
         assert (row["status"], row["op"], row["clock"]) == ("ok", stage, "processor")
         assert row["runs"] >= 2

@@ -141,3 +141,88 @@ def test_what_cannot_be_right_is_wrong_usage(train: Callable, out: Path, flags: 
 def test_no_labels_says_how_to_make_them(sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert_refused(sohes("train"), 2, "There are no labels labels (the default of --labels)", "sohes explore IMAGES --out labels")
+
+
+@pytest.fixture(scope="module")
+def instructed(tmp_path_factory: pytest.TempPathFactory, labels: Path) -> Path:
+    """A folder with labels, their images and a run of phase 2 where the commands look for them; not to be changed."""
+    from train_cases import tiny_train_config
+
+    from sohes_cli.training.session import Sources, train_run
+
+    folder = tmp_path_factory.mktemp("instructed")
+    for name in ("labels", "images"):
+        shutil.copytree(labels.parent / name, folder / name)
+    assert train_run(Sources(folder / "labels"), folder / "runs" / "instruct", tiny_train_config(3), device="cpu", workers=0)
+    return folder
+
+
+@pytest.fixture
+def correct(sohes: Callable, instructed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run `sohes train --phase correct` where there is a run of phase 2: `correct("--steps", 2)`."""
+    folder = tmp_path / "here"
+    shutil.copytree(instructed, folder)
+    monkeypatch.chdir(folder)
+    return lambda *flags: sohes("train", "--phase", "correct", "--device", "cpu", "--workers", 0, *flags)
+
+
+def test_bare_correction_goes_on_from_the_run_of_phase_2(correct: Callable, sohes: Callable, tmp_path: Path) -> None:
+    result = correct("--steps", 2)
+    assert result.code == 0, result.err
+    assert "6 photographs, 2 steps of 4." in result.err
+    assert "teacher labels " in result.out
+    assert "The model is runs/correct/model.safetensors." in result.out
+    assert "Next: sohes segment IMAGE --tree\n" in result.out
+    run = json.loads((tmp_path / "here" / "runs" / "correct" / "run.json").read_text())
+    assert (run["start"], run["label_path"]) == ("../instruct", "../../labels")
+    assert run["config"]["model"]["queries"] == 12
+    assert run["config"]["branches"] == {"initial": [1.0, 0.0], "teacher": [2.0, 3.0]}
+    segmented = sohes("segment", "images/a.png", "--device", "cpu", "--json")
+    assert segmented.code == 0, segmented.err
+    again = correct("--steps", 2)
+    assert "All 2 steps of the run in runs/correct were done before." in again.out
+    resumed = correct("--resume")
+    assert (resumed.code, resumed.err) == (0, again.err)
+
+
+def test_a_phase_of_fifty_steps_at_least_follows_a_short_one(correct: Callable, tmp_path: Path) -> None:
+    result = correct("--set", "branches.teacher=[0,0]", "--set", "branches.initial=[1,1]", "--set", "optimizer.batch_size=1")
+    assert result.code == 0, result.err
+    assert "50 steps of 1." in result.err
+    run = json.loads((tmp_path / "here" / "runs" / "correct" / "run.json").read_text())
+    assert run["config"]["teacher"]["ema_decay"] == pytest.approx(0.9995**100)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--preset", "small"], ["--preset belongs to --phase instruct", "--init"]),
+        (["--weights", "random"], ["--weights belongs to --phase instruct", "--init"]),
+        (["--init", "nowhere"], ["There is no model nowhere to correct", "sohes train --phase instruct"]),
+        (["--init", "labels"], ["labels has no model.safetensors"]),
+        (["--set", "teacher.threshold=high"], ["teacher.threshold must be one of area, fixed"]),
+        (["--set", "teacher.hierarchy=tree"], ["teacher.hierarchy must be one of head, geometry"]),
+        (["--set", "branches.initial=1"], ["branches.initial"]),
+        (["--set", "views.week=crop"], ["views.week is not a setting", "views.weak"]),
+        (["--set", "teacher.ema_decay=1"], ["teacher.ema_decay"]),
+        (["--out", "runs/instruct"], ["is not that of a run of sohes train --phase correct"]),
+    ],
+)
+def test_wrong_usage_of_phase_3_is_named(correct: Callable, flags: list[str], words: list[str]) -> None:
+    result = correct("--steps", 1, *flags)
+    assert result.code == (1 if flags[0] == "--out" else 2)
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    for word in words:
+        assert word in result.err
+
+
+def test_phase_3_needs_a_model_of_ours(correct: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import save_file
+    from torch import zeros
+
+    save_file({"x": zeros(1)}, str(tmp_path / "other.safetensors"))
+    assert_refused(correct("--init", tmp_path / "other.safetensors"), 1, "is not a model of sohes train", "run of phase 2")
+    monkeypatch.chdir(tmp_path)
+    result = sohes("train", "--phase", "correct")
+    assert_refused(result, 2, "There is no model runs/instruct (the default of --init) to correct.", "sohes train --phase instruct")

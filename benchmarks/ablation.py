@@ -1,0 +1,184 @@
+"""What each part of phase 3 is worth: one short run for each variant, from the same model, scored on annotated photographs.
+
+    python benchmarks/ablation.py --init runs/instruct --data DIR --work work/ablation --steps 300 --out benchmarks/results/ablation.json
+
+DIR holds one folder a data set with `images/` and a COCO `annotations.json`; their photographs are segmented by each variant's model and
+scored by `sohes evaluate`, each a command of its own. Two rows are the standard: `phase 2`, the model that all start from, and `phase 2, as
+many steps more`, which has the optimizer steps of phase 3 and none of its parts. The run can be stopped: runs, labels and finished rows are
+continued. Differences of a few tenths are noise; `--seeds 0 1 2` shows how much.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from label_quality import half_of
+from label_scores import scores
+from rich.console import Console
+from rich.table import Table
+from sohes_benchmarks.conditions import conditions
+
+from sohes_cli.training.metrics import read_metrics
+
+START, LONGER = "phase 2", "phase 2, as many steps more"
+VARIANTS: dict[str, tuple[str, ...] | None] = {
+    START: None,
+    LONGER: None,
+    "phase 3": (),
+    "no teacher's branch": ("branches.initial=[1,1]", "branches.teacher=[0,0]"),
+    "teacher's branch alone": ("branches.initial=[0,0]",),
+    "constant weights": ("branches.initial=[1,1]", "branches.teacher=[2,2]"),
+    "fixed threshold": ("teacher.threshold=fixed",),
+    "low thresholds": ("teacher.score_small=0.2", "teacher.score_large=0.4"),
+    "high thresholds": ("teacher.score_small=0.6", "teacher.score_large=0.9"),
+    "no moving average": ("teacher.ema_decay=0",),
+    "weak view: the student's crop": ("views.weak=crop",),
+    "no strong view": ("views.jitter=0", "views.grayscale=0", "views.blur=0", "views.erase=0"),
+    "nothing erased": ("views.erase=0",),
+    "hierarchy of the ancestor head": ("teacher.hierarchy=head",),
+}
+COLUMNS = ("ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large", "part_of_recall", "link_precision", "masks_per_image")
+_LOGGED = ("teacher_labels", "teacher_new", "initial_rejected", "ema_distance", "seconds")
+
+
+def run(*arguments: object) -> None:
+    """Run a `sohes` command, whose progress is shown; what it prints at its end is not."""
+    subprocess.run([sys.executable, "-m", "sohes_cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+
+
+def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> Path:
+    """The model of a variant: that of its run in `out`, which is taken or continued."""
+    assignments = VARIANTS[name]
+    if name == START:
+        return Path(arguments.init)
+    phase = "instruct" if assignments is None else "correct"
+    settings = [part for assignment in (*(assignments or ()), *arguments.settings, f"run.seed={seed}") for part in ("--set", assignment)]
+    preset = ("--config", _settings_file(arguments.init, out)) if phase == "instruct" else ()
+    run(
+        "train",
+        "--phase",
+        phase,
+        "--init",
+        arguments.init,
+        *_labels(arguments),
+        *preset,
+        *settings,
+        "--steps",
+        arguments.steps,
+        "--out",
+        out,
+    )
+    return out
+
+
+def _settings_file(init: Path, out: Path) -> Path:
+    """The settings of the run of phase 2 as a TOML file beside the run that goes on from it."""
+    config = json.loads((init / "run.json").read_text())["config"]
+    path = out.with_suffix(".toml")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    groups = (
+        f"[{group}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()) for group, values in config.items()
+    )
+    path.write_text("\n".join(groups))
+    return path
+
+
+def _labels(arguments: argparse.Namespace) -> list[object]:
+    """The labels of the run of phase 2, as options."""
+    there = json.loads((arguments.init / "run.json").read_text())
+    return ["--labels", arguments.init / there["label_path"], "--images", arguments.init / there["image_path"]]
+
+
+def chosen_truth(folder: Path, half: str, limit: int, work: Path) -> tuple[Path, list[Path]]:
+    """The annotations of some photographs of a set, written into `work`, and the photographs."""
+    content = json.loads((folder / "annotations.json").read_text())
+    images = half_of(content["images"], half)[: limit or None]
+    ids = {image["id"] for image in images}
+    path = work / "truth" / f"{folder.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
+    path.write_text(json.dumps({**content, "images": images, "annotations": kept}))
+    return path, [folder / "images" / image["file_name"] for image in images]
+
+
+def scored(name: str, seed: int, folder: Path, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: the scores of a variant's model on one set."""
+    truth, images = chosen_truth(folder, arguments.half, arguments.limit, arguments.work)
+    segmented = arguments.work / _slug(name, seed) / folder.name
+    run("segment", *images, "--checkpoint", model, "--out", segmented, "--no-pictures")
+    lines = [] if name == START else read_metrics(model)
+    logged = {key: round(lines[-1][key], 4) for key in _LOGGED if lines and lines[-1].get(key) is not None}
+    found = scores(truth, [segmented])[0]
+    return {"variant": name, "seed": seed, "set": folder.name, **{key: found[key] for key in ("images", *COLUMNS)}, **logged}
+
+
+def _slug(name: str, seed: int) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()) + f"-{seed}"
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Each variant's mean over sets and seeds."""
+    table = Table(title=f"mean over {len({row['set'] for row in rows})} sets and {len({row['seed'] for row in rows})} seeds")
+    table.add_column("variant")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for name in dict.fromkeys(row["variant"] for row in rows):
+        mine = [row for row in rows if row["variant"] == name]
+        known = ([row[column] for row in mine if row[column] is not None] for column in COLUMNS)
+        table.add_row(name, *(f"{fmean(values):.1f}" if values else "-" for values in known))
+    Console(width=180).print(table)
+
+
+def finished_rows(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of an earlier call with the same settings."""
+    if not out.exists():
+        return []
+    report = json.loads(out.read_text())
+    if report["settings"] != settings:
+        raise SystemExit(f"{out} was made with other settings ({report['settings']}): delete it, or name another file with --out")
+    return list(report["rows"])
+
+
+def parsed() -> argparse.Namespace:
+    """The options of a run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--init", type=Path, required=True, help="the run of phase 2 that all variants start from")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for runs and label folders")
+    parser.add_argument("--steps", type=int, default=300, help="of each run")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--set", dest="settings", nargs="*", default=[], help="settings of `sohes train` for all runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--half", default="report", choices=("tune", "report", "all"), help="which photographs of a set")
+    parser.add_argument("--limit", type=int, default=0, help="photographs of a set, 0 for all")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Take all runs, score all models and write the table."""
+    arguments = parsed()
+    settings = {name: getattr(arguments, name) for name in ("steps", "settings", "half", "limit")}
+    settings["start"] = json.loads((arguments.init / "run.json").read_text())["config"]
+    rows = finished_rows(arguments.out, settings)
+    folders = sorted(path.parent for path in arguments.data.glob("*/annotations.json"))
+    for seed, name in product(arguments.seeds, arguments.variants):
+        done = {row["set"] for row in rows if (row["variant"], row["seed"]) == (name, seed)}
+        left = [folder for folder in folders if folder.name not in done]
+        model = trained(name, seed, arguments, arguments.work / _slug(name, seed) / "run") if left else arguments.init
+        for folder in left:
+            rows.append(scored(name, seed, folder, model, arguments))
+            arguments.out.write_text(json.dumps({"conditions": conditions(), "settings": settings, "rows": rows}, indent=1) + "\n")
+    print_table(rows)
+
+
+if __name__ == "__main__":
+    main()

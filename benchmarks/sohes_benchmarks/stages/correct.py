@@ -1,0 +1,149 @@
+"""A whole optimizer step of phase 3, `sohes train --phase correct`, beside one of phase 2 on the same batch: what the teacher costs.
+
+Checked first: the branch of the initial labels has the losses that the step of phase 2 has, from the same weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from sohes_benchmarks.memory import process_memory
+from sohes_benchmarks.rows import Case
+from sohes_benchmarks.stages.backends import DTYPES, PRECISIONS
+from sohes_benchmarks.stages.scenes import scene_batch
+from sohes_benchmarks.stages.train import LABELS, SIDES
+from sohes_benchmarks.workload import Benchmark, Provider, Workload
+from sohes_cli.data.batch import WeakBatch
+from sohes_cli.data.jitter import full_crop
+from sohes_cli.training.config import TRAIN_PRESETS, train_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from sohes_benchmarks.workload import Device, Plan
+    from sohes_cli.data.batch import Batch
+    from sohes_cli.training.config import TrainConfig
+    from sohes_cli.training.correct_config import CorrectConfig
+    from sohes_cli.training.correction import Correction
+    from sohes_cli.training.learner import Learner
+
+__all__ = ["BENCHMARK", "correct_case"]
+
+_QUICK_SIDE, _QUICK_LABELS = 64, 6
+_BOUNDS = {"float32": 1e-5, "bfloat16": 0.02}  # relative
+_VARIANTS = {"sohes": (), "sohes, teacher's branch alone": ("branches.initial=[0,0]",)}
+_EASY = ("teacher.score_small=0.2", "teacher.score_large=0.2")
+_NOTE = (
+    "The reference is a step of phase 2 on the same images and labels, without a teacher. Random weights and random images with nested "
+    "ellipses; labels need a score of 0.2, so that the teacher has many to move into the student's view; the initial labels stand in "
+    "where it has none. The weak view is the whole image, every other one mirrored."
+)
+
+
+def correct_case(preset: str, device: Device, *, side: int, labels: int, images: int = 2) -> Case:
+    """A case with the model of a preset of `sohes train`.
+
+    Args:
+        preset: `tiny`, `small` or `base`.
+        device: decides the precision.
+        side: of the square images, in pixels.
+        labels: of each image.
+        images: of a step.
+    """
+    shapes = {"images": (images, 3, side, side), "labels": (labels,), "points": (_config(preset, "float32").loss.points,)}
+    return Case("correct", f"{preset}, {side} px", "step", DTYPES[device], shapes)
+
+
+def _cases(plan: Plan) -> list[Case]:
+    if plan.quick:
+        return [correct_case("tiny", plan.device, side=_QUICK_SIDE, labels=_QUICK_LABELS, images=1)]
+    presets = ("tiny",) if plan.device == "cpu" else TRAIN_PRESETS
+    return [correct_case(preset, plan.device, side=SIDES[plan.device], labels=LABELS[plan.device]) for preset in presets]
+
+
+def _config(preset: str, dtype: str) -> TrainConfig:
+    settings = ("model.weights=random", "model.drop_path=0.0", f"optimizer.precision={PRECISIONS[dtype]}")
+    return train_config(preset, assignments=(*settings, "optimizer.schedule=constant", "optimizer.warmup=0.0"))
+
+
+def _correct_config(config: TrainConfig, assignments: tuple[str, ...]) -> CorrectConfig:
+    from sohes_cli.config import to_plain
+    from sohes_cli.training.correct_config import correct_config
+
+    return correct_config(to_plain(config), None, (*_EASY, *assignments))
+
+
+def _with_weak_views(batch: Batch) -> Batch:
+    """The batch with its own images as weak views, every other one mirrored."""
+    students = tuple(full_crop(*size, max(size)) for size in batch.sizes)
+    crops = tuple(replace(crop, flipped=i % 2 == 1) for i, crop in enumerate(students))
+    pixels = batch.pixels.clone()
+    pixels[1::2] = pixels[1::2].flip(2)  # they fill their canvas
+    return replace(batch, weak=WeakBatch(pixels, batch.sizes, crops, students))
+
+
+class _Learners:
+    """What takes the steps of a case; each is made when it is first asked for.
+
+    Args:
+        case: see `correct_case`.
+        device: where they learn.
+    """
+
+    def __init__(self, case: Case, device: Device) -> None:
+        (images, _, side, _), (labels,) = case.shapes["images"], case.shapes["labels"]
+        self.dtype, self._device = case.dtype, "cpu" if device == "cpu" else "auto"
+        self._config = _config(case.name.partition(",")[0], case.dtype)
+        self._batch = _with_weak_views(scene_batch(images, labels, side))
+        self._made: dict[tuple[str, ...], Correction] = {}
+
+    @cached_property
+    def _instruct(self) -> Learner:
+        from sohes_cli.training.learner import Learner
+
+        return Learner(self._config, self._device)
+
+    def instruct_step(self) -> dict[str, float]:
+        """A step of phase 2."""
+        return self._instruct.step(replace(self._batch, weak=None), 0)
+
+    def step(self, assignments: tuple[str, ...]) -> dict[str, float]:
+        """A step of phase 3 with these settings."""
+        from sohes_cli.training.correction import Correction
+
+        if assignments not in self._made:
+            self._made[assignments] = Correction(_correct_config(self._config, assignments), self._device)
+        return self._made[assignments].step(self._batch, 0)
+
+    def first_losses(self, step: Callable[[], Mapping[str, float]]) -> dict[str, float]:
+        """The losses for the initial labels in a first step."""
+        numbers = step()
+        found = {name.removesuffix("_initial"): value for name, value in numbers.items() if not name.endswith("_teacher")}
+        return {name: value for name, value in found.items() if name.startswith("loss_")}
+
+
+def _workload(case: Case, plan: Plan) -> Workload:
+    learners, items = _Learners(case, plan.device), case.shapes["images"][0]
+
+    def provider(name: str, step: Callable[[], dict[str, float]]) -> Provider:
+        return Provider(name, lambda: step, "", plan.device, items, evidence=lambda: learners.first_losses(step))
+
+    variants = [provider(name, partial(learners.step, assignments)) for name, assignments in _VARIANTS.items()]
+    return Workload(
+        case,
+        (provider("instruct", learners.instruct_step), *variants),
+        partial(_difference, bound=_BOUNDS[case.dtype]),
+        in_turns=True,
+        memory=None if plan.quick else partial(process_memory, BENCHMARK, case, plan),
+    )
+
+
+def _difference(found: dict[str, float], truth: dict[str, float], bound: float) -> str:
+    """How far the losses are from those of phase 2; a run without the branch of the initial labels has none to compare."""
+    far: list[Any] = [name for name, value in found.items() if not abs(value - truth[name]) <= bound * abs(truth[name])]
+    return f"off by more than {bound:g}: {', '.join(far)}" if far else ""
+
+
+BENCHMARK = Benchmark("correct", _cases, _workload, _NOTE)
