@@ -1,0 +1,147 @@
+"""Labels of the teacher beside initial ones against loops over pixels, and predictions that are all alike or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from criterion_cases import SCENES, make_output, pack
+from segment_cases import disc_logits, output_of
+
+from sohes_cli.model.output import Output
+from sohes_cli.training.agreement import Agreement, compare_labels, likeness
+
+
+def random_masks(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Rectangles, none empty, bool [n, H, W]."""
+    masks = np.zeros((n, height, width), np.bool_)
+    for mask in masks:
+        top, left = rng.integers(height), rng.integers(width)
+        mask[top : top + rng.integers(1, height + 1), left : left + rng.integers(1, width + 1)] = True
+    return masks
+
+
+def packed(masks: np.ndarray) -> torch.Tensor:
+    return pack(torch.from_numpy(masks))
+
+
+def iou_of(mask: np.ndarray, other: np.ndarray) -> float:
+    return float((mask & other).sum() / (mask | other).sum())
+
+
+def compared(teacher: np.ndarray, initial: np.ndarray) -> Agreement:
+    """The definition, mask by mask."""
+    new, rejected, iou = 0, 0, 0.0
+    for mask in teacher:
+        best = max((iou_of(mask, other) for other in initial), default=0.0)
+        new, iou = new + (best < 0.5), iou + best
+    for mask in initial:
+        rejected += max((iou_of(mask, other) for other in teacher), default=0.0) < 0.5
+    return Agreement(len(teacher), new, len(initial), rejected, iou)
+
+
+# Labels
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 1), (3, 43), (30, 41)])  # also where rows of bytes or words are not full
+@pytest.mark.parametrize("seed", range(8))
+def test_counts_are_those_of_the_definition(size: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    teacher, initial = random_masks(int(rng.integers(1, 9)), *size, rng), random_masks(int(rng.integers(1, 9)), *size, rng)
+    initial[: len(teacher) // 2] = teacher[: len(teacher) // 2][: len(initial)]  # some they agree on
+    found, expected = compare_labels(packed(teacher), packed(initial)), compared(teacher, initial)
+    assert found[:4] == expected[:4]
+    assert found.iou == pytest.approx(expected.iou)
+    assert [type(count) for count in found] == [int, int, int, int, float]
+
+
+@pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (4, 0)])
+def test_one_side_or_both_may_be_empty(n: int, m: int) -> None:
+    rng = np.random.default_rng(0)
+    teacher, initial = random_masks(n, 9, 11, rng), random_masks(m, 9, 11, rng)
+    assert compare_labels(packed(teacher), packed(initial)) == Agreement(n, n, m, m, 0.0) == compared(teacher, initial)
+
+
+def test_the_same_labels_in_another_order_agree_fully() -> None:
+    masks = random_masks(6, 20, 20, np.random.default_rng(1))
+    assert compare_labels(packed(masks), packed(masks[::-1].copy())) == Agreement(6, 0, 6, 0, 6.0)
+
+
+def test_half_of_the_union_is_enough_and_less_is_not() -> None:
+    row = np.zeros((3, 1, 12), np.bool_)
+    row[0, 0, :8], row[1, 0, :4], row[2, 0, :3] = True, True, True
+    assert compare_labels(packed(row[:1]), packed(row[1:2])) == Agreement(1, 0, 1, 0, 0.5)
+    assert compare_labels(packed(row[:1]), packed(row[2:])) == Agreement(1, 1, 1, 1, 0.375)
+
+
+# Predictions
+
+
+def alike(logits: np.ndarray, entity: list[float]) -> tuple[float, float]:
+    height, width = logits.shape[1:]
+    masks, scores = likeness(output_of(logits, entity), ((4 * height, 4 * width),))
+    assert masks.shape == scores.shape == (1,)
+    assert masks.dtype == scores.dtype == torch.float32
+    return float(masks), float(scores)
+
+
+def test_equal_masks_are_alike_and_separate_ones_are_not() -> None:
+    disc, other = (8.0, 8.0, 5.0), (8.0, 24.0, 5.0)
+    assert alike(disc_logits([disc] * 4, 16, 32), [0.9, 0.5, 0.3, 0.1])[0] == pytest.approx(1)
+    assert alike(disc_logits([disc, other], 16, 32), [0.9, 0.5])[0] == 0
+    assert alike(disc_logits([disc, disc, other], 16, 32), [0.9, 0.5, 0.2])[0] == pytest.approx(1 / 3)  # one pair of three
+
+
+def test_the_iou_is_the_mean_over_pairs() -> None:
+    discs = disc_logits([(8, 8, 5), (8, 10, 5), (9, 8, 3), (8, 24, 4), (8, 16, 7)], 16, 32)
+    masks = discs > 0
+    expected = np.mean([iou_of(masks[i], masks[j]) for i in range(5) for j in range(i)])
+    assert alike(discs, [0.5] * 5)[0] == pytest.approx(expected, rel=1e-5)  # float32
+
+
+def test_queries_without_a_mask_do_not_count() -> None:
+    disc, empty = (8.0, 8.0, 5.0), (8.0, 8.0, -5.0)
+    assert alike(disc_logits([disc, empty, disc, empty], 16, 32), [0.9] * 4)[0] == pytest.approx(1)
+    assert alike(disc_logits([disc, empty, empty], 16, 32), [0.9] * 3)[0] == 0
+    assert alike(disc_logits([empty, empty], 16, 32), [0.9] * 2)[0] == 0
+    assert alike(disc_logits([disc], 16, 32), [0.9])[0] == 0
+
+
+def test_the_twenty_surest_queries_count() -> None:
+    disc, other = (8.0, 8.0, 5.0), (8.0, 24.0, 5.0)
+    logits = disc_logits([other] * 5 + [disc] * 20, 16, 32)
+    assert alike(logits, [0.1] * 5 + [0.9] * 20)[0] == pytest.approx(1)
+    assert alike(logits, [0.9] * 5 + [0.1] * 20)[0] < 0.9
+
+
+def test_scores_deviate_as_numpy_says() -> None:
+    logits = disc_logits([(8, 8, 5)] * 4, 16, 32)
+    assert alike(logits, [0.4] * 4)[1] == 0
+    scores = [0.9, 0.2, 0.35, 0.6]
+    assert alike(logits, scores)[1] == pytest.approx(np.std(scores), rel=1e-5)  # float32
+    assert alike(logits[:1], [0.7])[1] == 0
+
+
+def test_an_image_does_not_depend_on_those_beside_it() -> None:
+    """Their padding holds NaN, and each image's part only what an image alone has."""
+    canvas = (64, 96)
+    together = make_output(SCENES, canvas)
+    masks, scores = likeness(together, tuple(scene.size for scene in SCENES))
+    assert masks.shape == scores.shape == (len(SCENES),)
+    assert bool(masks.isfinite().all())
+    for i, scene in enumerate(SCENES):
+        alone = likeness(make_output([scene], canvas), (scene.size,))
+        assert torch.equal(alone[0][0], masks[i])
+        assert torch.equal(alone[1][0], scores[i])
+        rows, columns = (-(-side // 4) for side in scene.size)
+        found = (together.pred_masks()[i, :, :rows, :columns] > 0).numpy()
+        found = found[found.any((1, 2))]
+        expected = np.mean([iou_of(found[a], found[b]) for a in range(len(found)) for b in range(a)])
+        assert float(masks[i]) == pytest.approx(expected, rel=1e-4)  # a logit next to 0 may fall on either side in float32
+
+
+def test_the_last_stage_counts() -> None:
+    output = output_of(disc_logits([(8, 8, 5), (8, 24, 5)], 16, 32), [0.9, 0.1])
+    first = Output(output.pred_logits.flip(0), output.mask_embeddings.flip(0), output.queries.flip(0), output.mask_features)
+    assert float(likeness(output, ((64, 128),))[0]) == 0
+    assert float(likeness(first, ((64, 128),))[0]) > 0.5  # all but the discs
