@@ -19,6 +19,7 @@ from sohes_cli.commands.convert import convert
 from sohes_cli.commands.evaluate import evaluate
 from sohes_cli.commands.explore import explore
 from sohes_cli.commands.export import export
+from sohes_cli.commands.pipeline import pipeline
 from sohes_cli.commands.pretrain import pretrain
 from sohes_cli.commands.samples import samples
 from sohes_cli.commands.segment import segment
@@ -42,7 +43,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find every entity of a photograph, its parts and their parts, learned from raw images alone (SOHES, ICLR 2024).",
 )
-for command in (samples, pretrain, explore, train, segment, view, evaluate, convert, export, bench):
+for command in (samples, pretrain, explore, train, pipeline, segment, view, evaluate, convert, export, bench):
     app.command()(command)
 
 

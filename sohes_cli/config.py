@@ -19,7 +19,7 @@ from sohes_cli.errors import ConfigError, nearest
 if typing.TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PRESETS", "ExploreConfig", "explore_config", "from_plain", "require", "resolve", "to_plain"]
+__all__ = ["PRESETS", "ExploreConfig", "explore_config", "from_plain", "given_settings", "require", "resolve", "to_plain"]
 
 T = TypeVar("T")
 
@@ -264,13 +264,22 @@ def resolve(
     if preset not in presets:
         raise ConfigError(f"--preset must be one of {', '.join(presets)}, not {preset!r}.{nearest(preset, presets)}")
     tree: dict[str, Any] = {group: dict(values) for group, values in presets[preset].items()}
-    if file is not None:
-        _overlay(tree, _read_toml(file))
-    for assignment in assignments:
-        _overlay(tree, _parse_assignment(assignment))
+    _overlay(tree, given_settings(file, assignments))
     for name, value in (flags or {}).items():
         _overlay(tree, _nested(name, value))
     return from_plain(cls, tree)
+
+
+def given_settings(file: Path | None, assignments: Sequence[str]) -> dict[str, Any]:
+    """What a TOML file and `--set` give, as a tree; see `resolve`.
+
+    Raises:
+        ConfigError: if the file cannot be read, or an assignment has no name or no value.
+    """
+    tree: dict[str, Any] = {} if file is None else _read_toml(file)
+    for assignment in assignments:
+        _overlay(tree, _parse_assignment(assignment))
+    return tree
 
 
 def from_plain(cls: type[T], tree: Mapping[str, Any]) -> T:

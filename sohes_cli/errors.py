@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["ConfigError", "DatasetError", "ImageError", "SohesError", "StoreError", "UsageError", "WeightsError", "nearest", "one_line"]
+__all__ = [
+    "ConfigError",
+    "DatasetError",
+    "ImageError",
+    "PartialFailure",
+    "SohesError",
+    "StoreError",
+    "UsageError",
+    "WeightsError",
+    "nearest",
+    "one_line",
+]
 
 
 class SohesError(Exception):
@@ -31,6 +42,10 @@ class SohesError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()
+
+
+class PartialFailure(SohesError):  # noqa: N818 (nothing went wrong with the run)
+    """The run is done, but some of its inputs failed."""
 
 
 class UsageError(SohesError):

@@ -16,7 +16,7 @@ from sohes_cli.errors import SohesError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = ["samples", "pretrain", "explore", "train", "segment", "view", "evaluate", "convert", "export", "bench"]
+COMMANDS = ["samples", "pretrain", "explore", "train", "pipeline", "segment", "view", "evaluate", "convert", "export", "bench"]
 HEAVY = ["torch", "timm", "numpy", "scipy", "numba", "cv2", "skimage", "PIL", "pycocotools", "rich", "tqdm", "multiprocessing"]
 
 

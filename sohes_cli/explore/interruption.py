@@ -23,7 +23,8 @@ _STDERR = 2
 class StopRequest:
     """Listens for Ctrl-C and SIGTERM inside a `with` block of the main thread.
 
-    The first signal makes `is_set` true; a second one, unless it is an echo of the first, raises KeyboardInterrupt.
+    The first signal makes `is_set` true; a second one, unless it is an echo of the first, raises KeyboardInterrupt. A signal to a request
+    inside the block of another one is a signal to both.
 
     Args:
         message: what to tell the user at the first signal.
@@ -33,6 +34,7 @@ class StopRequest:
         self._message = message
         self._first: float | None = None
         self._before: list[Any] = []
+        self._around: StopRequest | None = None
 
     def is_set(self) -> bool:
         """Whether the run is to stop."""
@@ -40,11 +42,16 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         self._before = [signal.signal(number, self._receive) for number in _SIGNALS]
+        around = getattr(self._before[0], "__self__", None)  # of a bound method
+        if isinstance(around, StopRequest):
+            self._around, self._first = around, self._first or around._first
         return self
 
     def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
+        if self._around is not None and self._around._first is None:
+            self._around._first = self._first
 
     def _receive(self, _signal: int, _frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sohes_cli.config import to_plain
-from sohes_cli.errors import SohesError, StoreError, UsageError
+from sohes_cli.errors import PartialFailure, StoreError, UsageError
 from sohes_cli.explore.cascade_psp import load_refiner
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
 from sohes_cli.explore.image_list import listed_images
@@ -26,6 +26,7 @@ from sohes_cli.labels.manifest import Manifest, images_entry, open_store
 from sohes_cli.processes import available_cores
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sohes_cli.config import ExploreConfig
@@ -48,6 +49,7 @@ def explore_folder(
     overwrite: bool = False,
     as_json: bool = False,
     image_list: Path | None = None,
+    at_end: Callable[[Outcome], object] | None = None,
 ) -> bool:
     """Label every photograph of a folder that has no record yet.
 
@@ -60,12 +62,14 @@ def explore_folder(
         overwrite: remove an old label set first.
         as_json: print the summary as JSON instead of a table.
         image_list: a file that names the images to label; None for all of the folder.
+        at_end: given the outcome of this process in place of printing it.
 
     Returns:
         Whether all were done; false after Ctrl-C or SIGTERM, and the same call continues.
 
     Raises:
-        SohesError: if the run cannot start, or a photograph failed (after all others are done).
+        SohesError: if the run cannot start.
+        PartialFailure: if a photograph failed, after all others are done.
     """
     shard = shard_of_environment()
     if overwrite and shard.count > 1:
@@ -84,7 +88,10 @@ def explore_folder(
     if not as_json:
         announce(backbone, outcome)
     _work(Job(images, out, config, device), todo, failed, outcome, workers, backbone)
-    print_outcome(outcome, as_json)
+    if at_end is None:
+        print_outcome(outcome, as_json)
+    else:
+        at_end(outcome)
     wait_for_others(shard, failed=bool(outcome.summary.failed) and not outcome.interrupted)
     return _conclude(outcome)
 
@@ -165,7 +172,7 @@ def _conclude(outcome: Outcome) -> bool:
     if summary.failed:
         names = ", ".join(name for name, _ in sorted(summary.failed)[:_SHOWN_FAILURES])
         more = ", ..." if len(summary.failed) > _SHOWN_FAILURES else ""
-        raise SohesError(
+        raise PartialFailure(
             f"{len(summary.failed)} of {outcome.total} could not be labeled: {names}{more}",
             "The messages above say why; all others have labels. Mend or remove these files and run the same command again.",
         )

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from tqdm import tqdm
 
-from sohes_cli.errors import SohesError, one_line
+from sohes_cli.errors import PartialFailure, one_line
 from sohes_cli.explore.report import print_outcome
 from sohes_cli.view.tree import forest_tree
 
@@ -77,7 +77,7 @@ def conclude(outcome: Outcome, to_folder: bool) -> bool:
     """Whether all is done; says so if it was stopped.
 
     Raises:
-        SohesError: if a photograph failed.
+        PartialFailure: if a photograph failed.
     """
     failed = sorted(outcome.summary.failed)
     if outcome.interrupted:
@@ -88,7 +88,7 @@ def conclude(outcome: Outcome, to_folder: bool) -> bool:
         names = ", ".join(one_line(name) for name, _ in failed[:_SHOWN_FAILURES])
         more = ", ..." if len(failed) > _SHOWN_FAILURES else ""
         hint = "The messages above say why; all others are done."
-        raise SohesError(f"{len(failed)} of {outcome.total} could not be segmented: {names}{more}", hint)
+        raise PartialFailure(f"{len(failed)} of {outcome.total} could not be segmented: {names}{more}", hint)
     return True
 
 

@@ -82,19 +82,21 @@ class Delivery:
             raise UsageError("--overwrite removes the labels in --out, which is missing.", "Name a folder with --out DIR.")
 
 
-def segment_images(images: ImageSet, method: Method, delivery: Delivery) -> bool:
+def segment_images(images: ImageSet, method: Method, delivery: Delivery, at_end: Callable[[Outcome], object] | None = None) -> bool:
     """Label photographs, those that have no record yet if there is a label folder.
 
     Args:
         images: the photographs.
         method: how they are labeled.
         delivery: what becomes of their labels.
+        at_end: given the outcome of this process in place of printing it.
 
     Returns:
         Whether all were done; false after Ctrl-C or SIGTERM, and the same call continues.
 
     Raises:
-        SohesError: if the run cannot start or go on, or a photograph failed (after all others are done).
+        SohesError: if the run cannot start or go on.
+        PartialFailure: if a photograph failed, after all others are done.
     """
     shard = shard_of_environment()
     if delivery.overwrite and shard.count > 1:
@@ -103,7 +105,9 @@ def segment_images(images: ImageSet, method: Method, delivery: Delivery) -> bool
     if not delivery.as_json:
         announce(method.description, run.outcome)
     run.work()
-    if delivery.as_json:
+    if at_end is not None:
+        at_end(run.outcome)
+    elif delivery.as_json:
         end_as_json(run.outcome, run.agreement, delivery.out, run.entries())
     else:
         print_end(run.outcome, run.agreement, delivery.out is not None)

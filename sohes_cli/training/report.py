@@ -13,7 +13,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from sohes_cli.errors import SohesError, one_line
+from sohes_cli.errors import PartialFailure, one_line
 from sohes_cli.explore.shards import is_launched_alone
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def conclude(outcome: Outcome, result: str) -> bool:
         Whether the run is finished.
 
     Raises:
-        SohesError: if it is, but photographs could not be read.
+        PartialFailure: if it is, but photographs could not be read.
     """
     if not outcome.finished:
         kept = "" if outcome.saved == outcome.done else f" the newest checkpoint is that of step {outcome.saved};" if outcome.saved else ""
@@ -226,7 +226,7 @@ def conclude(outcome: Outcome, result: str) -> bool:
     if outcome.failed:
         shown = "; ".join(one_line(message) for message in list(outcome.failed)[:_SHOWN_FAILURES])
         more = "; ..." if len(outcome.failed) > _SHOWN_FAILURES else ""
-        raise SohesError(
+        raise PartialFailure(
             f"{len(outcome.failed)} of {outcome.photographs} photographs could not be read: {shown}{more}",
             f"The {result} was trained on the others.",
         )

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["RunFolder", "RunKind", "read_run"]
+__all__ = ["RUN_NAME", "RunFolder", "RunKind", "read_run"]
 
-_RUN_NAME = "run.json"
+RUN_NAME = "run.json"
 _FORMAT_VERSION = 1
 _CHECKPOINTS = "checkpoints"
 _PACKAGES = ("sohes", "torch", "timm", "accelerate", "numpy", "opencv-python-headless", "pillow")
@@ -109,7 +109,7 @@ class RunFolder:
             raise UsageError(
                 f"--out {self.path} holds other files, but no run of {self.kind.command}.", "Choose another folder or empty it."
             )
-        write_atomically(self.path / _RUN_NAME, [json.dumps(self.description, indent=2).encode(), b"\n"])
+        write_atomically(self.path / RUN_NAME, [json.dumps(self.description, indent=2).encode(), b"\n"])
 
     def latest(self) -> Path | None:
         """The newest checkpoint, or None."""
@@ -122,7 +122,7 @@ def read_run(path: Path, kind: RunKind) -> dict[str, Any] | None:
     Raises:
         StoreError: if it cannot be read, is damaged, or is of another command.
     """
-    return _read(path / _RUN_NAME, kind)
+    return _read(path / RUN_NAME, kind)
 
 
 def _read(file: Path, kind: RunKind, to_remove: bool = False) -> dict[str, Any] | None:
@@ -173,14 +173,14 @@ def _holds_files(path: Path) -> bool:
 
 def _remove_run(path: Path, kind: RunKind) -> bool:
     """Remove the files that a run writes, and nothing else; whether there was a run."""
-    if _read(path / _RUN_NAME, kind, to_remove=True) is None:
+    if _read(path / RUN_NAME, kind, to_remove=True) is None:
         return False
     for name, pattern in {_CHECKPOINTS: "step-*.safetensors", BOARD_NAME: "events.out.tfevents.*", **kind.folders}.items():
         folder = path / name
         _unlink(folder, pattern)
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
-    for name in (*kind.outputs, METRICS_NAME, _RUN_NAME):  # what says that it is a run comes last
+    for name in (*kind.outputs, METRICS_NAME, RUN_NAME):  # what says that it is a run comes last
         _unlink(path, name)
     return True
 

@@ -32,7 +32,7 @@ from sohes_cli.training.run_folder import RunFolder, read_run
 from sohes_cli.training.steps import take_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sohes_cli.training.config import TrainConfig
     from sohes_cli.training.loop import Trainee
@@ -139,6 +139,7 @@ def train_run(
     workers: int = -1,
     overwrite: bool = False,
     as_json: bool = False,
+    at_end: Callable[[Outcome], object] | None = None,
 ) -> bool:
     """Train a model on labeled photographs, or go on with a run.
 
@@ -151,12 +152,14 @@ def train_run(
             again, so a script that calls this needs `if __name__ == "__main__"`.
         overwrite: remove an older run first.
         as_json: print the summary as JSON.
+        at_end: given the outcome in place of printing it, in the main process.
 
     Returns:
         Whether all steps are done; false after Ctrl-C or SIGTERM, and the same call continues.
 
     Raises:
-        SohesError: if the run cannot start or diverges, or a photograph could not be read (after the last step).
+        SohesError: if the run cannot start or diverges.
+        PartialFailure: if a photograph could not be read, after the last step.
     """
     check_device(device)
     phase, shard = phase_of(config), shard_of_environment()
@@ -177,6 +180,9 @@ def train_run(
             _train(learner, source, run, outcome, progress, best, workers)
     if not main:
         return outcome.finished
+    if at_end is not None:
+        at_end(outcome)
+        return conclude(outcome, "model")
     trained = "" if out == default_checkpoint() else f" --checkpoint {shlex.quote(str(out))}"
     print_outcome(outcome, as_json, phase.shown, (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"))
     return conclude(outcome, "model")

@@ -1,0 +1,1 @@
+"""All phases and the evaluation in one command: `sohes pipeline`."""

@@ -1,0 +1,146 @@
+"""What `sohes pipeline` says: a line on stderr as each stage begins, and at the end a table, or one JSON object, on stdout."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sohes_cli.evaluation.average_recall import RANKS
+from sohes_cli.explore.images import printable
+from sohes_cli.model.files import MODEL_NAME
+from sohes_cli.training.phases import PHASES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from sohes_cli.pipeline.folder import PipelineFolder
+    from sohes_cli.pipeline.record import PipelineRecord, StageRecord
+    from sohes_cli.pipeline.stages import Job
+
+__all__ = ["announce", "print_json", "print_summary"]
+
+_SHOWN_FAILURES = 5
+_PHASES = ("explore", *PHASES)
+_WIDEST = 1000
+_SCORES = (
+    *((f"AR@{k}", "all_images", f"ar_{k}") for k in RANKS),
+    ("part-of recall", "hierarchy", "part_of_recall"),
+    ("link precision", "hierarchy", "link_precision"),
+)
+
+
+def announce(where: str, stage: str, job: Job) -> None:
+    """Print that a stage begins, and what it does.
+
+    Args:
+        where: its number and name, as in `stage 2 of 4, instruct`.
+        stage: its name.
+        job: of the pipeline.
+    """
+    config = job.config
+    does = {
+        "explore": f"masks and their forest for each photograph in {printable(job.inputs.images)}, by {config.explore.features.backbone}",
+        "instruct": f"a model learns from these labels, {config.instruct.optimizer.steps} steps",
+        "correct": f"a teacher and its student go on from this model, {config.correct.optimizer.steps} steps",
+        "evaluate": f"what each phase finds in the photographs of {printable(job.inputs.truth)}, against its annotations",
+    }
+    typer.echo(f"{where[0].upper()}{where[1:]}: {does[stage]}.", err=True)
+
+
+def print_json(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[str], finished: bool) -> None:
+    """Print one JSON object: what each stage took and came to, and the scores.
+
+    Args:
+        record: what is known of the stages.
+        folder: the pipeline's.
+        stages: those that were to run.
+        finished: whether all are done.
+    """
+    summary = {
+        "pipeline": str(folder.path),
+        "finished": finished,
+        "model": str(folder.run("correct") / MODEL_NAME) if record.stages["correct"].finished else None,
+        "stages": {stage: record.stages[stage].summary() for stage in stages},
+        "scores": record.scores if "evaluate" in stages else None,
+    }
+    typer.echo(json.dumps(summary))  # in ASCII, so that no locale can fail it
+
+
+def print_summary(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[str]) -> None:
+    """Print the table of a pipeline that is done, what failed in it, and what to do next; see `print_json` for the arguments."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for table in [_stage_table(record, stages), *([_score_table(record)] if "evaluate" in stages else [])]:
+        width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
+        console.width = max(console.width, width)  # a long line is better than cut numbers
+        console.print(table)
+    for stage in stages:
+        _print_failures(stage, record.stages[stage])
+    run = folder.run("correct")
+    typer.echo(f"The model is {run / MODEL_NAME}.")
+    typer.echo(f"Next: sohes segment IMAGE --tree --checkpoint {shlex.quote(str(run))}")
+
+
+def _stage_table(record: PipelineRecord, stages: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for column in ("stage", "what", "result"):
+        table.add_column(column)
+    table.add_column("time", justify="right")
+    for stage in stages:
+        there = record.stages[stage]
+        failed = f", {len(there.failed)} failed" if there.failed else ""
+        table.add_row(stage, _what(there.numbers), _result(stage, record) + failed, _duration(there.seconds))
+    return table
+
+
+def _what(numbers: dict[str, Any]) -> str:
+    steps = f", {numbers['steps']} steps" if "steps" in numbers else ""
+    return f"{numbers['photographs']} photograph{'' if numbers['photographs'] == 1 else 's'}{steps}"
+
+
+def _result(stage: str, record: PipelineRecord) -> str:
+    numbers = record.stages[stage].numbers
+    if stage == "explore":
+        return f"{numbers['masks_per_image']:.1f} masks an image"
+    if stage == "evaluate":
+        return f"scores of {len(record.scores)} of {len(_PHASES)} phases"
+    words = ((numbers.get("loss"), "loss {:.3g}"), (numbers.get("teacher_labels"), "{:.1f} teacher labels an image"))
+    return ", ".join(text.format(value) for value, text in words if value is not None)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _score_table(record: PipelineRecord) -> Table:
+    """The scores in percent, a column for each phase."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("percent")
+    for phase in _PHASES:
+        table.add_column(phase, justify="right")
+    for label, group, key in _SCORES:
+        values = [(record.scores.get(phase, {}).get(group) or {}).get(key) for phase in _PHASES]
+        table.add_row(label, *("-" if value is None else f"{100 * value:.1f}" for value in values))
+    masks = [record.scores.get(phase, {}).get("masks_per_image") for phase in _PHASES]
+    table.add_row("masks an image", *("-" if value is None else f"{value:.1f}" for value in masks))
+    return table
+
+
+def _print_failures(stage: str, record: StageRecord) -> None:
+    for message in record.failed[:_SHOWN_FAILURES]:
+        typer.echo(f"Failed in {stage}: {message}")
+    if len(record.failed) > _SHOWN_FAILURES:
+        typer.echo(f"... and {len(record.failed) - _SHOWN_FAILURES} more in {stage}.")
