@@ -11,6 +11,7 @@ continued. Differences of a few tenths are noise; `--seeds 0 1 2` shows how much
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import subprocess
@@ -26,6 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from sohes_benchmarks.conditions import conditions
 
+from sohes_cli.explore.weights import file_sha256
+from sohes_cli.labels.store import write_atomically
+from sohes_cli.model.files import find_model
 from sohes_cli.training.metrics import read_metrics
 
 START, LONGER = "phase 2", "phase 2, as many steps more"
@@ -46,12 +50,15 @@ VARIANTS: dict[str, tuple[str, ...] | None] = {
     "hierarchy of the ancestor head": ("teacher.hierarchy=head",),
 }
 COLUMNS = ("ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large", "part_of_recall", "link_precision", "masks_per_image")
-_LOGGED = ("teacher_labels", "teacher_new", "initial_rejected", "ema_distance", "seconds")
+_LOGGED = ("teacher_labels", "teacher_new", "initial_rejected", "ema_distance")
+_OF_PHASE_3 = ("teacher.", "branches.", "views.")
 
 
 def run(*arguments: object) -> None:
     """Run a `sohes` command, whose progress is shown; what it prints at its end is not."""
-    subprocess.run([sys.executable, "-m", "sohes_cli", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    finished = subprocess.run([sys.executable, "-m", "sohes_cli", *map(str, arguments)], stdout=subprocess.DEVNULL, check=False)
+    if finished.returncode:
+        raise SystemExit(f"sohes {arguments[0]} ended with {finished.returncode}, see above; --work keeps what is done.")
 
 
 def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> Path:
@@ -60,22 +67,11 @@ def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> P
     if name == START:
         return Path(arguments.init)
     phase = "instruct" if assignments is None else "correct"
-    settings = [part for assignment in (*(assignments or ()), *arguments.settings, f"run.seed={seed}") for part in ("--set", assignment)]
-    preset = ("--config", _settings_file(arguments.init, out)) if phase == "instruct" else ()
-    run(
-        "train",
-        "--phase",
-        phase,
-        "--init",
-        arguments.init,
-        *_labels(arguments),
-        *preset,
-        *settings,
-        "--steps",
-        arguments.steps,
-        "--out",
-        out,
-    )
+    common = [setting for setting in arguments.settings if phase == "correct" or not setting.startswith(_OF_PHASE_3)]
+    settings = [part for setting in (*common, *(assignments or ()), f"run.seed={seed}") for part in ("--set", setting)]
+    if phase == "instruct":
+        settings = ["--config", str(_settings_file(arguments.init, out)), *settings]
+    run("train", "--phase", phase, "--init", arguments.init, *_labels(arguments), *settings, "--steps", arguments.steps, "--out", out)
     return out
 
 
@@ -109,10 +105,10 @@ def chosen_truth(folder: Path, half: str, limit: int, work: Path) -> tuple[Path,
     return path, [folder / "images" / image["file_name"] for image in images]
 
 
-def scored(name: str, seed: int, folder: Path, model: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def scored(name: str, seed: int, folder: Path, model: Path, arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """One row: the scores of a variant's model on one set."""
-    truth, images = chosen_truth(folder, arguments.half, arguments.limit, arguments.work)
-    segmented = arguments.work / _slug(name, seed) / folder.name
+    truth, images = chosen_truth(folder, arguments.half, arguments.limit, work)
+    segmented = work / _slug(name, seed) / folder.name
     run("segment", *images, "--checkpoint", model, "--out", segmented, "--no-pictures")
     lines = [] if name == START else read_metrics(model)
     logged = {key: round(lines[-1][key], 4) for key in _LOGGED if lines and lines[-1].get(key) is not None}
@@ -163,20 +159,32 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def described(arguments: argparse.Namespace, folders: list[Path]) -> dict[str, Any]:
+    """What rows depend on beside their variant and seed."""
+    files = {folder.name: file_sha256(folder / "annotations.json") for folder in folders}
+    settings = {name: getattr(arguments, name) for name in ("steps", "settings", "half", "limit")}
+    return {**settings, "model_sha256": file_sha256(find_model(arguments.init)), "annotations_sha256": files}
+
+
 def main() -> None:
     """Take all runs, score all models and write the table."""
     arguments = parsed()
-    settings = {name: getattr(arguments, name) for name in ("steps", "settings", "half", "limit")}
-    settings["start"] = json.loads((arguments.init / "run.json").read_text())["config"]
-    rows = finished_rows(arguments.out, settings)
     folders = sorted(path.parent for path in arguments.data.glob("*/annotations.json"))
+    if not folders:
+        raise SystemExit(f"--data {arguments.data} has no folder with an annotations.json.")
+    settings = described(arguments, folders)
+    rows = finished_rows(arguments.out, settings)
+    work = arguments.work / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]  # other settings, other runs
     for seed, name in product(arguments.seeds, arguments.variants):
+        if name == START and seed != arguments.seeds[0]:
+            continue
         done = {row["set"] for row in rows if (row["variant"], row["seed"]) == (name, seed)}
         left = [folder for folder in folders if folder.name not in done]
-        model = trained(name, seed, arguments, arguments.work / _slug(name, seed) / "run") if left else arguments.init
+        model = trained(name, seed, arguments, work / _slug(name, seed) / "run") if left else arguments.init
         for folder in left:
-            rows.append(scored(name, seed, folder, model, arguments))
-            arguments.out.write_text(json.dumps({"conditions": conditions(), "settings": settings, "rows": rows}, indent=1) + "\n")
+            rows.append({**scored(name, seed, folder, model, arguments, work), "commit": conditions()["commit"]})
+            report = {"conditions": conditions(), "settings": settings, "rows": rows}
+            write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
     print_table(rows)
 
 

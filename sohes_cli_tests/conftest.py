@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes test at once, and threads of one would be in the way of the others
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path

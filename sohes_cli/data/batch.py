@@ -151,13 +151,17 @@ def collate(examples: list[Example], stride: int) -> Batch:
         numbers=tuple(e.number for e in examples),
         names=tuple(e.name for e in examples),
         errors=tuple(message for e in examples for message in e.errors),
-        weak=_weak_batch([e.weak for e in examples if e.weak is not None], stride),
+        weak=_weak_batch(examples, stride),
     )
 
 
-def _weak_batch(views: list[WeakView], stride: int) -> WeakBatch | None:
+def _weak_batch(examples: list[Example], stride: int) -> WeakBatch | None:
+    """The weak views, which all of the examples have or none."""
+    views = [example.weak for example in examples if example.weak is not None]
     if not views:
         return None
+    if len(views) < len(examples):
+        raise ValueError(f"{len(views)} of {len(examples)} examples have a weak view")
     return WeakBatch(
         pixels=pad_images([view.pixels for view in views], stride),
         sizes=tuple((view.pixels.shape[0], view.pixels.shape[1]) for view in views),

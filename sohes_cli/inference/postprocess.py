@@ -44,13 +44,11 @@ class FoundMasks(NamedTuple):
         masks: N packed masks, none empty, no two of them nearly the same.
         scores: float64 [N] in [0, 1], descending.
         queries: the query that each comes from, int64 [N].
-        candidates: masks with a sufficient score before near-duplicates were dropped.
     """
 
     masks: PackedMasks
     scores: NDArray[np.float64]
     queries: NDArray[np.int64]
-    candidates: int
 
 
 @torch.no_grad()
@@ -80,7 +78,7 @@ def find_masks(output: Output, image: int, size: tuple[int, int], full_size: tup
     fits = np.flatnonzero((masks.areas() > 0) & (scores >= config.min_score))
     order = fits[np.argsort(-scores[fits], kind="stable")]
     kept = order[suppress(masks[order], config.nms_iou, config.max_masks)]
-    return FoundMasks(masks[kept], scores[kept], queries.cpu().numpy()[kept], len(fits))
+    return FoundMasks(masks[kept], scores[kept], queries.cpu().numpy()[kept])
 
 
 @torch.no_grad()
@@ -164,7 +162,7 @@ def _packed_upsampled(
     column: NDArray[np.int64],
     column_weight: NDArray[np.float32],
 ) -> NDArray[np.uint64]:
-    """The masks of `upsample_masks`, uint64 [K, words].
+    """The masks of `sample_masks`, uint64 [K, words].
 
     Args:
         logits: [K, h, w].

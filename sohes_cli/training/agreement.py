@@ -4,7 +4,8 @@ An initial label is kept if a label of the teacher has at least half of their un
 the teacher without such a partner is new. Initial labels are those of the step, at most `data.max_labels` of a photograph: of one that
 has more, some new labels are initial labels that the step does not show.
 
-Predictions have collapsed if all queries of a photograph have the same mask, or all have the same score: either teaches nothing.
+Predictions have collapsed if all queries of a photograph have the same mask, or none has one, or all have the same score: either teaches
+nothing. Scores are compared as log-odds, which differ even where probabilities are all near 0 or 1.
 """
 
 from __future__ import annotations
@@ -16,18 +17,22 @@ import torch
 from sohes_kernels import mask_areas, mask_intersections
 
 from sohes_cli.inference.postprocess import mask_logits
-from sohes_cli.model.output import ENTITY
+from sohes_cli.model.output import ENTITY, NO_OBJECT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
     from sohes_cli.model.output import Output
 
-__all__ = ["Agreement", "compare_labels", "likeness"]
+__all__ = ["Agreement", "Likeness", "compare_labels", "likeness"]
 
 _SAME = 0.5  # IoU
 _COMPARED = 20  # queries of an image
+_LEAST_CELLS = 8 * 8
+_LEAST_LABELS = 3
 
 
 class Agreement(NamedTuple):
@@ -49,33 +54,56 @@ class Agreement(NamedTuple):
 
 
 def compare_labels(teacher: Tensor, initial: Tensor) -> Agreement:
-    """Compare two sets of masks of one view, packed bits, uint8 [N, bytes] and [M, bytes]."""
+    """Compare two sets of masks of one view, packed bits on the CPU, uint8 [N, bytes] and [M, bytes]."""
     n, m = len(teacher), len(initial)
     if not (n and m):
         return Agreement(n, n, m, m, 0.0)
-    bits = _words(torch.cat([teacher.cpu(), initial.cpu()]).numpy())
-    areas, shared = mask_areas(bits), mask_intersections(bits)[:n, n:]
-    iou = shared / (areas[:n, None] + areas[n:] - shared)
+    mine, others = _words(teacher.numpy()), _words(initial.numpy())
+    shared = mask_intersections(mine, others)
+    iou = shared / (mask_areas(mine)[:, None] + mask_areas(others) - shared)
     best, best_initial = iou.max(1), iou.max(0)
     return Agreement(n, int((best < _SAME).sum()), m, int((best_initial < _SAME).sum()), float(best.sum()))
 
 
+class Likeness(NamedTuple):
+    """How much the predictions of a batch are alike, as sums over photographs, which can be added up.
+
+    Args:
+        iou: of the mean IoU of two masks among the surest queries, as many as there are labels and at most twenty.
+        pairs: photographs that have such a pair.
+        deviation: of the standard deviation of the queries' log-odds of being an entity.
+        photographs: all of them.
+        masks: queries with a mask.
+    """
+
+    iou: float
+    pairs: int
+    deviation: float
+    photographs: int
+    masks: int
+
+
 @torch.no_grad()
-def likeness(output: Output, sizes: tuple[tuple[int, int], ...]) -> tuple[Tensor, Tensor]:
+def likeness(output: Output, sizes: Sequence[tuple[int, int]], labels: Sequence[int]) -> Likeness:
     """How much the predictions of a batch are alike.
 
     Args:
         output: of the network, its last stage.
-        sizes: (height, width) of each image.
-
-    Returns:
-        The mean IoU of two different masks among the twenty surest queries of an image, and the standard deviation of the probability that
-        a query is an entity, over all queries of an image: both float32 [B], the first 0 where fewer than two queries have a mask.
+        sizes: (height, width) of each image; one of less than 8 x 8 cells has no pairs, as there few masks can differ.
+        labels: how many labels each has; with fewer than three it has no pairs, as one mask may be all that there is to find.
     """
-    entity = output.pred_logits[-1].float().softmax(-1)[..., ENTITY]
-    surest = entity.topk(min(_COMPARED, entity.shape[1]), dim=1).indices
-    alike = [_mean_iou(_masks(output, image, queries, size)) for image, (queries, size) in enumerate(zip(surest, sizes, strict=True))]
-    return torch.stack(alike), entity.std(1, correction=0)
+    logits = output.pred_logits[-1].float()
+    odds = logits[..., ENTITY] - logits[..., NO_OBJECT]
+    surest = odds.argsort(dim=1, descending=True)
+    ious, masks = [], 0
+    for image, (size, count) in enumerate(zip(sizes, labels, strict=True)):
+        found = _masks(output, image, surest[image], size)
+        found = found[found.any(1)]
+        masks += len(found)
+        compared = found[: min(count, _COMPARED)]
+        if count >= _LEAST_LABELS and len(compared) > 1 and found.shape[1] >= _LEAST_CELLS:
+            ious.append(float(_mean_iou(compared)))
+    return Likeness(sum(ious), len(ious), float(odds.std(1, correction=0).sum()), len(sizes), masks)
 
 
 def _masks(output: Output, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
@@ -84,11 +112,8 @@ def _masks(output: Output, image: int, queries: Tensor, size: tuple[int, int]) -
 
 
 def _mean_iou(masks: Tensor) -> Tensor:
-    """The mean IoU of all pairs of different masks [K, cells] that are not empty."""
-    masks = masks[masks.any(1)]
+    """The mean IoU of all pairs of two different ones of N > 1 masks [N, cells], none of them empty."""
     count = len(masks)
-    if count < 2:
-        return masks.new_zeros(())
     shared, areas = masks @ masks.T, masks.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
     return (iou.sum() - count) / (count * (count - 1))

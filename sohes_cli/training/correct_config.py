@@ -6,7 +6,7 @@ HASSOD (Cao et al. 2023), the strong view is that of Unbiased Teacher (Liu et al
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.config import require, resolve
@@ -129,6 +129,12 @@ class CorrectConfig(TrainConfig):
     branches: BranchesConfig = BranchesConfig()
     views: ViewsConfig = ViewsConfig()
 
+    @property
+    def ema_decay(self) -> float:
+        """The decay that is given, or else the one that makes the teacher as old in relation to the run as 0.9995 in 5,000 steps."""
+        given = self.teacher.ema_decay
+        return given if given >= 0 else _DECAY ** (_STEPS / self.optimizer.steps)
+
 
 def correct_config(
     start: Mapping[str, Any], file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
@@ -137,7 +143,7 @@ def correct_config(
 
     Args:
         start: the settings of the run that it goes on from, as its model file holds them. If it is one of phase 2, the number of steps
-            becomes an eighth of its own, and at least 50: 5,000 after 40,000.
+            becomes an eighth of its own, and at least 50: 5,000 after 40,000. The precision is chosen anew.
         file: see `resolve`.
         assignments: see `resolve`.
         flags: see `resolve`.
@@ -146,13 +152,8 @@ def correct_config(
         ConfigError: if a name is unknown or a value has the wrong type or range.
     """
     groups = {group: dict(values) for group, values in start.items()}
+    before = {"optimizer": {}, **groups}["optimizer"]
+    groups["optimizer"] = {**before, "precision": "auto"}  # what it turned out to mean belongs to the machine of the other run
     if "teacher" not in groups:
-        before = groups.get("optimizer", {}).get("steps", _STEPS * _SHARE)
-        groups["optimizer"] = groups.get("optimizer", {}) | {"steps": max(_LEAST_STEPS, before // _SHARE)}
-    else:
-        groups["teacher"]["ema_decay"] = -1.0
-    config = resolve(CorrectConfig, {"start": groups}, "start", file, assignments, flags)
-    if config.teacher.ema_decay >= 0:
-        return config
-    decay = _DECAY ** (_STEPS / config.optimizer.steps)
-    return replace(config, teacher=replace(config.teacher, ema_decay=decay))
+        groups["optimizer"]["steps"] = max(_LEAST_STEPS, before.get("steps", _STEPS * _SHARE) // _SHARE)
+    return resolve(CorrectConfig, {"start": groups}, "start", file, assignments, flags)

@@ -4,8 +4,8 @@
     teacher = decay * teacher + (1 - decay) * student
 
 The student is a `Learner`, so a branch is what a step of phase 2 is; branches are taken one after the other, so a step needs no more memory
-for gradients than one of phase 2. The teacher is asked without gradients, in eval mode. A photograph of which it accepts nothing keeps
-its initial labels in both branches: to learn from it as empty would teach the student, and then the teacher, to find less and less.
+for gradients than one of phase 2. The teacher is asked without gradients, in eval mode. A view in which it accepts nothing keeps its
+initial labels in both branches: to learn from it as empty would teach the student, and then the teacher, to find less and less.
 
 Source: Cao et al. 2024, self-correction; weights of the branches as in HASSOD (Cao et al. 2023), where the teacher's branch has no
 mask loss, and here has one.
@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from functools import partial
+from math import isfinite
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from sohes_cli.data.batch import WeakBatch, collate
@@ -28,18 +31,18 @@ from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import MODEL_NAME
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention
-from sohes_cli.training.agreement import Agreement, compare_labels, likeness
-from sohes_cli.training.learner import Branch, Learner
+from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, likeness
+from sohes_cli.training.distribution import together
+from sohes_cli.training.learner import RETRY, Branch, Learner, advising
 from sohes_cli.training.moving_average import relative_distance, update_teacher
 from sohes_cli.training.pictures import draw_beside_labels, labels_of
 from sohes_cli.training.schedules import cosine
 from sohes_cli.training.teacher_labels import TeacherLabels, teacher_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    import numpy as np
     from accelerate import Accelerator
     from numpy.typing import NDArray
 
@@ -53,8 +56,9 @@ __all__ = ["STUDENT_NAME", "Correction"]
 STUDENT_NAME = "student.safetensors"
 _WINDOW = 20  # steps over which the teacher must accept nothing, or everything, to be told of
 _EVERYTHING = 0.9  # of the queries
+_COLLAPSES = 3  # diagnoses in a row; one alone may be due to the photographs
 _ALIKE = 0.85  # mean IoU of the surest masks
-_LEVEL = 1e-4  # deviation of the scores
+_LEAST_DEVIATION = 1e-3  # of log-odds
 _SIZES = ("small", "medium", "large")
 
 
@@ -81,6 +85,7 @@ class Correction:
         self.teacher.load_state_dict(self.learner.network.state_dict())
         use_fused_attention(self.teacher.backbone, True)  # there is no backward pass
         self.learner.keep("teacher", self.teacher)
+        self._collapses = 0  # diagnoses in a row
         self._accepted: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # labels an image, and the share of queries that may be one
 
     @property
@@ -112,7 +117,7 @@ class Correction:
         """Take one optimizer step, and let the teacher follow.
 
         Args:
-            batch: this process's part of it, with weak views.
+            batch: this process's part of it, with weak views, on the CPU.
             step: its number, from 0.
             diagnosed: also compare labels, and see that predictions have not collapsed.
 
@@ -122,19 +127,19 @@ class Correction:
         Raises:
             SohesError: as `Learner.step_on` does, or if predictions have collapsed; parameters are then as they were.
         """
-        with self.learner.explaining_memory():
-            batch = batch.to(self.accelerator.device)
-            labels = self._labels(batch)
-            numbers = self._described(batch, labels, diagnosed)
-        self._accepted.append((numbers["teacher_labels"], numbers["teacher_candidates"]))
         weights = self._weights(step)
-        taught = strong_batch(_taught(batch, labels), self.config.views, self.config.run.seed)
-        branches = [Branch("initial", replace(batch, weak=None), weights["initial"]), Branch("teacher", taught, weights["teacher"])]
-        numbers |= self.learner.step_on([branch for branch in branches if branch.weight > 0], step, diagnosed)
-        update_teacher(self.teacher, self.learner.network, self.config.teacher.ema_decay)
-        if diagnosed:
-            numbers["ema_distance"] = float(relative_distance(self.teacher, self.learner.network))
-        return numbers | {f"weight_{name}": weight for name, weight in weights.items()}
+        with self.learner.explaining_memory():
+            branches, numbers = [Branch("initial", replace(batch, weak=None), weights["initial"])], dict[str, float]()
+            if weights["teacher"] > 0 or diagnosed:
+                labels = self._labels(batch)
+                numbers = self._accepted_numbers(labels) | (self._diagnosis(batch, labels) if diagnosed else {})
+                branches.append(Branch("teacher", self._taught(batch, labels), weights["teacher"]))
+            numbers |= self.learner.step_on([branch for branch in branches if branch.weight > 0], step, diagnosed)
+            if self.learner.has_moved:
+                update_teacher(self.teacher, self.learner.network, self.config.ema_decay)
+            if diagnosed:
+                numbers["ema_distance"] = float(relative_distance(self.teacher, self.learner.network))
+        return numbers | {f"weight_{name}": weight for name, weight in weights.items()} | {"ema_decay": self.config.ema_decay}
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The losses and ancestor accuracy of the teacher for a batch with its initial labels, of this process alone."""
@@ -156,8 +161,8 @@ class Correction:
             )
         if fmean(share for _, share in self._accepted) > _EVERYTHING:
             found.append(
-                f"Nearly all of the teacher's {self.config.model.queries} masks have had the score of a label for {_WINDOW} steps, "
-                "the wrong ones too. Raise --set teacher.score_small and teacher.score_large, or train phase 2 longer."
+                f"Nearly all of the teacher's {self.config.model.queries} masks have had the score of a label for {_WINDOW} steps. If the "
+                "pictures show wrong ones, raise --set teacher.score_small and teacher.score_large, or train phase 2 longer."
             )
         return found
 
@@ -176,52 +181,94 @@ class Correction:
         return {"initial": cosine(first, last, share), "teacher": cosine(taught_first, taught_last, share)}
 
     def _labels(self, batch: Batch) -> list[TeacherLabels]:
-        """What the teacher says of the weak views, in the parts in which a step is taken."""
+        """What the teacher says of the weak views, in the parts in which a step is taken; all processes fail together."""
         found = []
         for part in batch.split(self.config.optimizer.accumulate):
             weak = _weak_of(part)
-            output = self.learner.predict(weak.pixels, weak.sizes, self.teacher)
-            found += teacher_labels(output, self.teacher.ancestor_head, weak, self.config)
+            with advising(RETRY):
+                found += together(self.accelerator, partial(self._labels_of, weak))
         return found
 
-    def _described(self, batch: Batch, labels: list[TeacherLabels], diagnosed: bool) -> dict[str, float]:
-        """What the teacher did in a step, over all processes."""
-        teacher, queries = self.config.teacher, self.config.model.queries
-        sizes = [(found.areas > teacher.area_small).astype(int) + (found.areas > teacher.area_large) for found in labels]
-        counts = [len(labels), sum(found.candidates for found in labels)]
-        counts += [int(sum((found == i).sum() for found in sizes)) for i in range(len(_SIZES))]
-        compared = Agreement(0, 0, 0, 0, 0.0)
-        alike: tuple[float, float] = (0.0, 0.0)
-        if diagnosed:
-            each = (compare_labels(found.masks, initial) for found, initial in zip(labels, batch.masks, strict=True))
-            compared = Agreement(*(sum(counts) for counts in zip(*each, strict=True)))
-            alike = self._likeness(batch)
-        images, candidates, *by_size, taught, new, initial, rejected, iou, masks, scores = self._summed([*counts, *compared, *alike])
-        numbers = {"teacher_candidates": candidates / (images * queries), "teacher_labels": sum(by_size) / images}
-        numbers |= {f"teacher_labels_{size}": found / images for size, found in zip(_SIZES, by_size, strict=True)}
-        if diagnosed:
-            _check_spread(masks / images, scores / images)
-            numbers |= {
-                "teacher_new": _share(new, taught),
-                "teacher_iou": _share(iou, taught),
-                "initial_rejected": _share(rejected, initial),
-            }
-            numbers |= {"mask_likeness": masks / images, "score_deviation": scores / images}
-        return numbers
+    def _labels_of(self, weak: WeakBatch) -> list[TeacherLabels]:
+        output = self.learner.predict(weak.pixels.to(self.accelerator.device, non_blocking=True), weak.sizes, self.teacher)
+        return teacher_labels(output, self.teacher.ancestor_head, weak, self.config)
 
-    def _likeness(self, batch: Batch) -> tuple[float, float]:
-        """Sums over the photographs of how much the student's predictions are alike: those of the teacher follow late."""
-        masks, scores = 0.0, 0.0
+    def _taught(self, batch: Batch, labels: list[TeacherLabels]) -> Batch:
+        """The strong view with the teacher's labels, and the initial ones where none of the teacher's lies in view."""
+        pairs = []
+        for found, masks, parents in zip(labels, batch.masks, batch.parents, strict=True):
+            pairs.append((found.masks, found.parents) if len(found.masks) else (masks, parents))
+        pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
+        every_mask, every_parent = (tuple(pair[i] for pair in pairs) for i in (0, 1))
+        taught = replace(batch, pixels=pixels, masks=every_mask, parents=every_parent, weak=None)
+        return strong_batch(taught, self.config.views, self.config.run.seed)
+
+    def _accepted_numbers(self, labels: list[TeacherLabels]) -> dict[str, float]:
+        """How many labels the teacher gives a photograph, by size, and of what score; over all processes."""
+        teacher, queries = self.config.teacher, self.config.model.queries
+        areas = np.concatenate([found.areas for found in labels])
+        sizes = (areas > teacher.area_small).astype(int) + (areas > teacher.area_large)
+        sums = {"photographs": float(len(labels)), "candidates": float(sum(found.candidates for found in labels))}
+        sums |= {name: float((sizes == i).sum()) for i, name in enumerate(_SIZES)}
+        sums["score"] = float(sum(found.scores.sum() for found in labels))
+        sums = self._summed(sums)
+        photographs, accepted = sums["photographs"], sum(sums[name] for name in _SIZES)
+        self._accepted.append((accepted / photographs, sums["candidates"] / (photographs * queries)))
+        numbers = {"teacher_labels": accepted / photographs} | {f"teacher_labels_{name}": sums[name] / photographs for name in _SIZES}
+        return numbers | {"teacher_score": _share(sums["score"], accepted), "teacher_candidates": self._accepted[-1][1]}
+
+    def _diagnosis(self, batch: Batch, labels: list[TeacherLabels]) -> dict[str, float]:
+        """How the labels in the student's view agree with the initial ones, and how much predictions are alike; over all processes."""
+        each = (compare_labels(found.masks, initial) for found, initial in zip(labels, batch.masks, strict=True))
+        compared = Agreement(*(sum(counts) for counts in zip(*each, strict=True)))
+        alike = self._likeness(batch)
+        sums = self._summed(compared._asdict() | {f"alike_{name}": value for name, value in alike._asdict().items()})
+        spread = {
+            "mask_likeness": _share(sums["alike_iou"], sums["alike_pairs"]),
+            "score_deviation": sums["alike_deviation"] / sums["alike_photographs"],
+            "student_masks": sums["alike_masks"] / sums["alike_photographs"],
+        }
+        self._check_spread(spread, has_labels=sums["initial"] > 0)
+        return {
+            "teacher_new": _share(sums["new"], sums["teacher"]),
+            "teacher_iou": _share(sums["iou"], sums["teacher"]),
+            "initial_rejected": _share(sums["rejected"], sums["initial"]),
+            **spread,
+        }
+
+    def _likeness(self, batch: Batch) -> Likeness:
+        """How much the student's predictions of the weak views are alike: those of the teacher follow late."""
+        found = []
         for part in batch.split(self.config.optimizer.accumulate):
             weak = _weak_of(part)
-            alike, deviation = likeness(self.learner.predict(weak.pixels, weak.sizes), weak.sizes)
-            masks, scores = masks + float(alike.sum()), scores + float(deviation.sum())
-        return masks, scores
+            output = self.learner.predict(weak.pixels.to(self.accelerator.device, non_blocking=True), weak.sizes)
+            found.append(likeness(output, weak.sizes, [len(parents) for parents in part.parents]))
+        return Likeness(*(sum(values) for values in zip(*found, strict=True)))
 
-    def _summed(self, values: Sequence[float]) -> list[float]:
+    def _check_spread(self, spread: Mapping[str, float], has_labels: bool) -> None:
+        """Raise a SohesError if the student's predictions are not finite, or have collapsed at several diagnoses, one after the other."""
+        alike, deviation, masks = spread["mask_likeness"], spread["score_deviation"], spread["student_masks"]
+        what = ""
+        if not isfinite(deviation):
+            raise SohesError("The student's predictions are not finite.", RETRY)
+        if masks == 0 and has_labels:
+            what = "no query has a mask"
+        elif alike > _ALIKE:
+            what = f"its masks are all alike (mean IoU {alike:.2f}, above {_ALIKE})"
+        elif deviation < _LEAST_DEVIATION and self.config.model.queries > 1:
+            what = f"its scores are all alike (deviation {deviation:.1g}, below {_LEAST_DEVIATION:g})"
+        self._collapses = self._collapses + 1 if what else 0
+        if self._collapses == _COLLAPSES:
+            raise SohesError(
+                f"The student has collapsed: {what}.",
+                "Checkpoints are kept, but the newest may be close to it. Begin anew, in another --out or with --overwrite, with a lower "
+                "--learning-rate, larger --set branches.initial, or from a model that was trained longer.",
+            )
+
+    def _summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """The values added up over all processes."""
-        mine = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
-        return cast("list[float]", self.accelerator.reduce(mine, "sum").tolist())
+        mine = torch.tensor(list(values.values()), dtype=torch.float64, device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(mine, "sum").tolist(), strict=True))
 
     def _accepted_labels(self, example: Example) -> LabelRecord:
         """The teacher's labels of a whole photograph."""
@@ -239,25 +286,5 @@ def _weak_of(batch: Batch) -> WeakBatch:
     return batch.weak
 
 
-def _taught(batch: Batch, labels: list[TeacherLabels]) -> Batch:
-    """The batch with the teacher's labels, and the initial ones where it has none."""
-    device = batch.pixels.device
-    chosen = [(found.masks.to(device), found.parents) if len(found.masks) else None for found in labels]
-    pairs = [pair or initial for pair, *initial in zip(chosen, batch.masks, batch.parents, strict=True)]
-    return replace(batch, masks=tuple(masks for masks, _ in pairs), parents=tuple(parents for _, parents in pairs), weak=None)
-
-
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
-
-
-def _check_spread(masks: float, scores: float) -> None:
-    """Raise a SohesError if predictions have collapsed."""
-    if masks <= _ALIKE and scores >= _LEVEL:
-        return
-    what = f"masks are all alike (mean IoU {masks:.2f})" if masks > _ALIKE else f"scores are all alike (deviation {scores:.1g})"
-    raise SohesError(
-        f"The student has collapsed: its {what}.",
-        "The newest checkpoint is from before. Begin anew with a lower --learning-rate, larger --set branches.initial or "
-        "teacher.score_small and teacher.score_large, or a phase 2 that was trained longer.",
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -28,9 +28,12 @@ __all__ = [
     "require_same_step",
     "resolve_precision",
     "seed_step",
+    "together",
 ]
 
 _MAX_WORKERS = 8
+
+T = TypeVar("T")
 
 
 def check_device(device: str) -> None:
@@ -98,6 +101,18 @@ def any_process(accelerator: Accelerator, flag: bool) -> bool:
     """Whether any process has the flag set: a signal, or an error, may come to one of them alone."""
     flags = accelerator.gather(torch.tensor([flag], device=accelerator.device))
     return bool(torch.as_tensor(flags).any())
+
+
+def together(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """What the action of this process gives; if it fails with a SohesError in one of them, all stop, and none waits for another."""
+    failure: SohesError | None = None
+    try:
+        found = action()
+    except SohesError as error:
+        failure = error
+    if any_process(accelerator, failure is not None):
+        raise failure or SohesError("Another process has stopped.", "Its message says why.")
+    return found
 
 
 def by_main(accelerator: Accelerator, action: Callable[[], object]) -> None:

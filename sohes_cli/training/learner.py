@@ -23,7 +23,7 @@ from sohes_cli.model.pixels import network_input
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
-from sohes_cli.training.distribution import any_process, make_accelerator, out_of_memory, resolve_precision, seed_step
+from sohes_cli.training.distribution import make_accelerator, out_of_memory, resolve_precision, seed_step, together
 from sohes_cli.training.initial import start_from
 from sohes_cli.training.losses import LossTotals, ancestor_accuracy, count_totals, segmentation_losses, total_loss
 from sohes_cli.training.matcher import match_labels
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sohes_cli.model.output import Output
     from sohes_cli.training.config import TrainConfig
 
-__all__ = ["CHECKPOINT_FORMAT", "Branch", "Learner"]
+__all__ = ["CHECKPOINT_FORMAT", "RETRY", "Branch", "Learner", "advising"]
 
 CHECKPOINT_FORMAT = "sohes-train-checkpoint"
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -52,7 +52,16 @@ _LESS_MEMORY = (
     "Raise --set optimizer.accumulate, use --set optimizer.checkpointing=true or optimizer.precision=bf16, or lower --image-size, "
     "--set data.max_labels or loss.points."
 )
-_RETRY = "Begin anew with a lower --learning-rate or optimizer.gradient_clip, or optimizer.precision=fp32; checkpoints are kept."
+RETRY = "Begin anew with a lower --learning-rate or optimizer.gradient_clip, or optimizer.precision=fp32; checkpoints are kept."
+
+
+@contextmanager
+def advising(hint: str) -> Iterator[None]:
+    """Let an error of the block say what to do about it in the middle of a run."""
+    try:
+        yield
+    except SohesError as error:
+        raise SohesError(error.message, hint) from error
 
 
 class Branch(NamedTuple):
@@ -81,6 +90,7 @@ class Learner:
         accelerator: the process group and the device.
         precision: `fp32`, `bf16` or `fp16`.
         model: the network, wrapped for several processes.
+        has_moved: whether the last step changed the parameters, which one of fp16 whose gradients overflow does not.
 
     Raises:
         SohesError: if the model cannot be built or cannot start from the weights, or the processes cannot find each other.
@@ -106,6 +116,7 @@ class Learner:
         self.model, self.optimizer = self.accelerator.prepare(model.train(), optimizer)
         self._scaler = torch.amp.GradScaler(self.accelerator.device.type, enabled=self.precision == "fp16")
         self._kept: dict[str, nn.Module] = {"model": self.network}
+        self.has_moved = False
 
     @property
     def network(self) -> EntityModel:
@@ -260,14 +271,8 @@ class Learner:
 
     def _losses_of_all(self, part: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of a part; if they cannot be had in one process, all of them stop together."""
-        failure: SohesError | None = None
-        try:
-            found = self._losses(self.model, part.to(self.accelerator.device), totals, diagnosed)
-        except SohesError as error:
-            failure = SohesError(error.message, _RETRY)
-        if any_process(self.accelerator, failure is not None):
-            raise failure or SohesError("Another process has stopped.", "Its message says why.")
-        return found
+        with advising(RETRY):
+            return together(self.accelerator, lambda: self._losses(self.model, part.to(self.accelerator.device), totals, diagnosed))
 
     def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a batch as shares of the whole step's; and, if asked for, what the ancestor head got right and surplus labels."""
@@ -316,10 +321,11 @@ class Learner:
             names = ", ".join(batch.names[:4])
             raise SohesError(
                 f"The loss or its gradient is not finite at step {step + 1} (loss {loss:g}, gradient norm {norm:g}; photographs {names}).",
-                _RETRY,
+                RETRY,
             )
         self._scaler.step(optimizer)
         self._scaler.update()
+        self.has_moved = math.isfinite(norm)  # else the scaler has left the parameters as they were
         return norm
 
 

@@ -2,8 +2,8 @@
 
 checkpoints/         step-NNNNNNNN.safetensors, all that a run needs to go on, the newest few
 model.safetensors    the model after the newest checkpoint: what `sohes segment` takes; in phase 3 also student.safetensors
-best.safetensors     the model of the checkpoint with the lowest validation loss; if nothing is held out, with the lowest mean training
-                     loss in phase 2, and none in phase 3, whose loss changes its meaning from step to step
+best.safetensors     the model of the checkpoint with the lowest validation loss, in phase 3 too that of the initial labels; if nothing is
+                     held out, with the lowest mean training loss in phase 2, and none in phase 3, whose loss changes its meaning
 pictures/            predictions on the same few photographs, or the teacher's labels of them, beside their labels
 """
 
@@ -148,8 +148,9 @@ class Loop:
         outcome.done = step
         outcome.numbers |= self._stopwatch.numbers() | {"memory_gib": peak_memory_gib(self._learner.accelerator.device)}
         self._progress.step()
-        for note in self._learner.notes(outcome.numbers):
-            self._progress.note(note)
+        if self._log is not None:  # in one process
+            for note in self._learner.notes(outcome.numbers):
+                self._progress.note(note)
         if saved:
             outcome.numbers |= self._validate()
         if logged and self._log is not None:

@@ -28,14 +28,22 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
     Args:
         teacher: has the parts of the student.
         student: what was trained.
-        decay: share of the old teacher, in [0, 1).
+        decay: share of the old teacher, in [0, 1].
+
+    Raises:
+        ValueError: if it is not.
     """
+    if not 0 <= decay <= 1:
+        raise ValueError(f"a decay must be in [0, 1], not {decay}")
     tensors = (chain(module.parameters(), module.buffers()) for module in (teacher, student))
+    averaged: list[tuple[Tensor, Tensor]] = []
     for old, new in zip(*tensors, strict=True):
         if old.is_floating_point():
-            old.lerp_(new.to(old.dtype), 1 - decay)
+            averaged.append((old, new.to(old.dtype)))
         else:
             old.copy_(new)
+    if averaged:
+        torch._foreach_lerp_([old for old, _ in averaged], [new for _, new in averaged], 1 - decay)
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, field
+from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -145,7 +146,8 @@ class Progress:
         numbers = self._numbers
         numbers |= self._outcome.numbers
         self._bar.set_postfix(
-            {label: f"{numbers[name]:{form}}" for name, (label, form) in _POSTFIX.items() if name in numbers}, refresh=False
+            {label: f"{numbers[name]:{form}}" for name, (label, form) in _POSTFIX.items() if isfinite(numbers.get(name, nan))},
+            refresh=False,
         )
         self._bar.update(self._outcome.batch_size)
 
@@ -197,7 +199,9 @@ def print_outcome(outcome: Outcome, as_json: bool, shown: Sequence[str], ending:
         typer.echo(json.dumps(outcome.to_json()))  # in ASCII, so that no locale can fail it
         return
     if outcome.numbers:
-        found = ", ".join(f"{name.replace('_', ' ')} {outcome.numbers[name]:.3g}" for name in shown if name in outcome.numbers)
+        found = ", ".join(
+            f"{name.replace('_', ' ')} {outcome.numbers[name]:.3g}" for name in shown if isfinite(outcome.numbers.get(name, nan))
+        )
         typer.echo(f"Step {outcome.done} of {outcome.steps}: {found}.")
     elif outcome.finished:
         typer.echo(f"All {outcome.steps} steps of the run in {outcome.out} were done before.")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["RUN_NAME", "RunFolder", "RunKind", "read_run"]
+__all__ = ["RUN_NAME", "RunFolder", "RunKind", "is_run_of", "read_run"]
 
 RUN_NAME = "run.json"
 _FORMAT_VERSION = 1
@@ -125,6 +125,15 @@ def read_run(path: Path, kind: RunKind) -> dict[str, Any] | None:
     return _read(path / RUN_NAME, kind)
 
 
+def is_run_of(path: Path, kind: RunKind) -> bool:
+    """Whether a folder holds a run of this kind; false if it holds none, or what it holds cannot be told."""
+    try:
+        there = json.loads((path / RUN_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(there, dict) and there.get("format") == kind.format
+
+
 def _read(file: Path, kind: RunKind, to_remove: bool = False) -> dict[str, Any] | None:
     """As `read_run`, but nothing of a damaged one that is to be removed."""
     try:
@@ -139,7 +148,7 @@ def _read(file: Path, kind: RunKind, to_remove: bool = False) -> dict[str, Any] 
         raise StoreError(f"{file} is damaged: {error}.", "Mend it, choose another --out, or pass --overwrite.") from error
     known = isinstance(there, dict) and there.get("format") == kind.format and there.get("format_version") == _FORMAT_VERSION
     if not known or not isinstance(there.get("config"), dict):
-        raise StoreError(f"{file} is not that of a run of {kind.command}.", "Choose another --out.")
+        raise StoreError(f"{file} is not that of a run of {kind.command}.", "Choose another --out, or the --phase that made it.")
     return dict(there)
 
 

@@ -14,7 +14,7 @@ from sohes_cli.config import resolve, to_plain
 from sohes_cli.data.batch import collate
 from sohes_cli.data.examples import TrainingExamples, ValidationExamples, split_photographs
 from sohes_cli.data.sources import LabeledPhotographs, open_labeled
-from sohes_cli.errors import StoreError, UsageError
+from sohes_cli.errors import UsageError
 from sohes_cli.explore.shards import shard_of_environment
 from sohes_cli.explore.weights import file_sha256
 from sohes_cli.inference.segmenter import default_checkpoint
@@ -28,7 +28,7 @@ from sohes_cli.training.loop import Loop
 from sohes_cli.training.metrics import MetricsLog
 from sohes_cli.training.phases import CORRECT, INSTRUCT, Phase, make_trainee, phase_of
 from sohes_cli.training.report import Outcome, Progress, announce, conclude, print_outcome
-from sohes_cli.training.run_folder import RunFolder, read_run
+from sohes_cli.training.run_folder import RunFolder, is_run_of, read_run
 from sohes_cli.training.steps import take_steps
 
 if TYPE_CHECKING:
@@ -110,18 +110,12 @@ def corrected_run(
     config = correct_config(settings_of(init), file, assignments, flags)
     if sources.labels is None:
         folder = init if init.is_dir() else init.parent
-        there = next((run for phase in (INSTRUCT, CORRECT) if (run := _run_of(folder, phase))), None)
+        there = read_run(folder, CORRECT.kind if is_run_of(folder, CORRECT.kind) else INSTRUCT.kind)
         found = Sources() if there is None else _sources_of(folder, there)
+        if found.labels is not None and not found.labels.exists():
+            raise UsageError(f"The labels {found.labels}, from which {init} learned, are not there.", "Name labels with --labels.")
         sources = replace(found, images=sources.images or found.images)
     return replace(sources, init=init), config
-
-
-def _run_of(folder: Path, phase: Phase) -> dict[str, Any] | None:
-    """What made the run in a folder, if it is one of this phase."""
-    try:
-        return read_run(folder, phase.kind)
-    except StoreError:
-        return None
 
 
 def _sources_of(out: Path, there: Mapping[str, Any]) -> Sources:
@@ -162,6 +156,7 @@ def train_run(
         PartialFailure: if a photograph could not be read, after the last step.
     """
     check_device(device)
+    _refuse_own_start(sources, out, overwrite)
     phase, shard = phase_of(config), shard_of_environment()
     source = sources.open()
     learner = make_trainee(config, device, sources.init)
@@ -186,6 +181,13 @@ def train_run(
     trained = "" if out == default_checkpoint() else f" --checkpoint {shlex.quote(str(out))}"
     print_outcome(outcome, as_json, phase.shown, (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"))
     return conclude(outcome, "model")
+
+
+def _refuse_own_start(sources: Sources, out: Path, overwrite: bool) -> None:
+    """Refuse to remove the model that a run is to start from."""
+    if overwrite and sources.init is not None and find_model(sources.init).resolve().is_relative_to(out.resolve()):
+        message = f"--init {sources.init} lies in --out {out}, whose run --overwrite removes."
+        raise UsageError(message, "Name another folder with --out.")
 
 
 def _description(sources: Sources, source: LabeledPhotographs, out: Path, learner: Trainee) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """The teacher's predictions of a weak view -> labels of the student's view of the same photograph.
 
-    masks, scores -> no near-duplicates -> those of score >= tau(area) -> a forest -> the student's view -> those that are large enough
+    masks, scores -> those of score >= tau(area) -> no near-duplicates -> a forest -> the student's view -> what is seen of them there
 
 tau rises with a mask's area, because small entities score lower; see `TeacherConfig`. A mask is drawn right in the student's view, at the
 centers of whose pixels the teacher's logits are interpolated: student's pixel -> photograph -> teacher's view, through both crops and
-flips, and nothing is rounded to pixels in between.
+flips, and nothing is rounded to pixels in between. Before that they are compared with each other in the teacher's view, at no more than
+256 x 256 points.
 
 Source: Cao et al. 2024, self-correction (thresholds by area; the values are ours); the forest as in phase 1, or from the ancestor head.
 """
@@ -18,9 +19,11 @@ import numpy as np
 import torch
 
 from sohes_cli.data.targets import choose_labels, prune_forest
+from sohes_cli.explore.images import reduced_size
+from sohes_cli.explore.pooling import suppress
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import geometric_forest, head_forest
-from sohes_cli.inference.postprocess import ancestor_probabilities, find_masks, mask_logits, sample_masks
+from sohes_cli.inference.postprocess import FoundMasks, ancestor_probabilities, find_masks, mask_logits, sample_masks
 from sohes_cli.processes import available_cores
 
 if TYPE_CHECKING:
@@ -29,12 +32,13 @@ if TYPE_CHECKING:
 
     from sohes_cli.data.batch import WeakBatch
     from sohes_cli.data.jitter import Crop
-    from sohes_cli.inference.postprocess import FoundMasks
     from sohes_cli.masks import PackedMasks
     from sohes_cli.model.output import Output
     from sohes_cli.training.correct_config import CorrectConfig, TeacherConfig
 
 __all__ = ["TeacherLabels", "least_scores", "move_masks", "teacher_labels"]
+
+_COMPARED_SIDE = 256
 
 
 class TeacherLabels(NamedTuple):
@@ -45,7 +49,7 @@ class TeacherLabels(NamedTuple):
         parents: for each mask the index of the one that it is a part of, or -1, int64 [N].
         scores: of all masks that were accepted in the teacher's view, float64 [A] in [0, 1], descending; A >= N.
         areas: their shares of the photograph, float64 [A].
-        candidates: queries whose mask has the lowest score that any label needs.
+        candidates: queries whose mask has the score of a label, near-duplicates included but not equal ones; at least A.
     """
 
     masks: Tensor
@@ -82,32 +86,33 @@ def teacher_labels(output: Output, head: nn.Module, weak: WeakBatch, config: Cor
 
 def _labels_of_image(output: Output, head: nn.Module, weak: WeakBatch, image: int, config: CorrectConfig) -> TeacherLabels:
     size, crop, student = weak.sizes[image], weak.crops[image], weak.students[image]
-    found, areas = _accepted(output, image, size, crop, config.teacher)
+    found, areas, candidates = _accepted(output, image, size, crop, config.teacher)
     if config.teacher.hierarchy == "head":
         forest = head_forest(ancestor_probabilities(head, output, image, found.queries), found.masks)
     else:
         forest = geometric_forest(found.masks)
     parents = np.array(forest.parents, np.int64)
-    chosen = choose_labels(parents, np.arange(len(parents)), config.data.max_labels)  # best first
-    queries = torch.from_numpy(found.queries[chosen]).to(output.mask_features.device)
+    queries = torch.from_numpy(found.queries).to(output.mask_features.device)
     moved = move_masks(mask_logits(output, image, queries, size).cpu().numpy(), crop, student)
-    whole = found.masks.areas()[chosen] * (student.zoom / crop.zoom)  # pixels of the student's view, were all of it seen
-    visible = moved.areas()
-    kept = np.flatnonzero((visible >= config.data.min_area_px) & (visible >= config.data.min_visible * whole))
-    return TeacherLabels(
-        _packed_bytes(moved[kept]), torch.from_numpy(prune_forest(parents, chosen[kept])), found.scores, areas, found.candidates
-    )
+    seen, whole = moved.areas(), areas * (student.scaled_height * student.scaled_width)
+    viewed = np.flatnonzero((seen >= config.data.min_area_px) & (seen >= config.data.min_visible * whole))
+    best_first = np.arange(len(viewed))
+    kept = viewed[choose_labels(prune_forest(parents, viewed), best_first, config.data.max_labels)]
+    return TeacherLabels(_packed_bytes(moved[kept]), torch.from_numpy(prune_forest(parents, kept)), found.scores, areas, candidates)
 
 
 def _accepted(
     output: Output, image: int, size: tuple[int, int], crop: Crop, config: TeacherConfig
-) -> tuple[FoundMasks, NDArray[np.float64]]:
-    """The masks of the teacher's view that are labels, best first, and their shares of the photograph."""
+) -> tuple[FoundMasks, NDArray[np.float64], int]:
+    """The masks of the teacher's view that are labels, best first; their shares of the photograph; how many there were with duplicates."""
     least = config.score_fixed if config.threshold == "fixed" else min(config.score_small, config.score_large)
-    found = find_masks(output, image, size, size, SegmentConfig(min_score=least, nms_iou=config.nms_iou))
-    areas = found.masks.areas() / (crop.scaled_height * crop.scaled_width)
+    compared = reduced_size(*size, _COMPARED_SIDE)
+    found = find_masks(output, image, size, compared, SegmentConfig(min_score=least, nms_iou=1.0))
+    view = size[0] * size[1] / (crop.scaled_height * crop.scaled_width)  # its share of the photograph
+    areas: NDArray[np.float64] = found.masks.areas() * np.float64(view / (compared[0] * compared[1]))
     fits = np.flatnonzero(found.scores >= least_scores(areas, config))
-    return found._replace(masks=found.masks[fits], scores=found.scores[fits], queries=found.queries[fits]), areas[fits]
+    kept = fits[suppress(found.masks[fits], config.nms_iou, len(fits))]
+    return FoundMasks(found.masks[kept], found.scores[kept], found.queries[kept]), areas[kept], len(fits)
 
 
 def move_masks(logits: NDArray[np.float32], source: Crop, target: Crop) -> PackedMasks:

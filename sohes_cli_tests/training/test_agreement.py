@@ -77,12 +77,17 @@ def test_half_of_the_union_is_enough_and_less_is_not() -> None:
 # Predictions
 
 
-def alike(logits: np.ndarray, entity: list[float]) -> tuple[float, float]:
+def alike(logits: np.ndarray, entity: list[float], labels: int = 60) -> tuple[float, float]:
+    """The mean IoU, 0 without a pair, and the deviation of the log-odds of one photograph."""
     height, width = logits.shape[1:]
-    masks, scores = likeness(output_of(logits, entity), ((4 * height, 4 * width),))
-    assert masks.shape == scores.shape == (1,)
-    assert masks.dtype == scores.dtype == torch.float32
-    return float(masks), float(scores)
+    found = likeness(output_of(logits, entity), ((4 * height, 4 * width),), (labels,))
+    assert found.photographs == 1
+    assert found.masks == int((logits > 0).any((1, 2)).sum())
+    return (found.iou / found.pairs if found.pairs else 0.0), found.deviation
+
+
+def odds(probabilities: list[float]) -> np.ndarray:
+    return np.log(probabilities) - np.log1p(-np.array(probabilities))
 
 
 def test_equal_masks_are_alike_and_separate_ones_are_not() -> None:
@@ -114,11 +119,21 @@ def test_the_twenty_surest_queries_count() -> None:
     assert alike(logits, [0.9] * 5 + [0.1] * 20)[0] < 0.9
 
 
+def test_as_many_queries_count_as_there_are_labels() -> None:
+    """Many queries may find the same entity where there are few."""
+    discs = disc_logits([(8, 8, 5), (8, 24, 5), (8, 16, 2)] + [(8, 8, 5)] * 5, 16, 32)
+    scores = [0.9, 0.8, 0.7, 0.3, 0.3, 0.3, 0.3, 0.3]
+    assert alike(discs, scores, labels=3)[0] == 0
+    assert alike(discs, scores, labels=8)[0] > 0.4
+    assert alike(disc_logits([(8, 8, 5)] * 4, 16, 32), [0.9, 0.5, 0.3, 0.1], labels=2)[0] == 0  # no pair
+
+
 def test_scores_deviate_as_numpy_says() -> None:
     logits = disc_logits([(8, 8, 5)] * 4, 16, 32)
     assert alike(logits, [0.4] * 4)[1] == 0
+    assert alike(logits, [1e-6, 2e-6, 3e-6, 4e-6])[1] > 0.1  # where probabilities are all alike
     scores = [0.9, 0.2, 0.35, 0.6]
-    assert alike(logits, scores)[1] == pytest.approx(np.std(scores), rel=1e-5)  # float32
+    assert alike(logits, scores)[1] == pytest.approx(np.std(odds(scores)), rel=1e-5)  # float32
     assert alike(logits[:1], [0.7])[1] == 0
 
 
@@ -126,22 +141,28 @@ def test_an_image_does_not_depend_on_those_beside_it() -> None:
     """Their padding holds NaN, and each image's part only what an image alone has."""
     canvas = (64, 96)
     together = make_output(SCENES, canvas)
-    masks, scores = likeness(together, tuple(scene.size for scene in SCENES))
-    assert masks.shape == scores.shape == (len(SCENES),)
-    assert bool(masks.isfinite().all())
-    for i, scene in enumerate(SCENES):
-        alone = likeness(make_output([scene], canvas), (scene.size,))
-        assert torch.equal(alone[0][0], masks[i])
-        assert torch.equal(alone[1][0], scores[i])
+    found = likeness(together, tuple(scene.size for scene in SCENES), (9,) * len(SCENES))
+    alone = [likeness(make_output([scene], canvas), (scene.size,), (9,)) for scene in SCENES]
+    assert found == pytest.approx(tuple(sum(values) for values in zip(*alone, strict=True)))
+    assert found.photographs == len(SCENES)
+    for i, (scene, one) in enumerate(zip(SCENES, alone, strict=True)):
         rows, columns = (-(-side // 4) for side in scene.size)
-        found = (together.pred_masks()[i, :, :rows, :columns] > 0).numpy()
-        found = found[found.any((1, 2))]
-        expected = np.mean([iou_of(found[a], found[b]) for a in range(len(found)) for b in range(a)])
-        assert float(masks[i]) == pytest.approx(expected, rel=1e-4)  # a logit next to 0 may fall on either side in float32
+        masks = (together.pred_masks()[i, :, :rows, :columns] > 0).numpy()
+        masks = masks[masks.any((1, 2))]
+        assert one.pairs == (rows * columns >= 64)
+        if one.pairs:
+            expected = np.mean([iou_of(masks[a], masks[b]) for a in range(len(masks)) for b in range(a)])
+            assert one.iou == pytest.approx(expected, rel=1e-4)  # a logit next to 0 may fall on either side in float32
+
+
+def test_a_small_photograph_has_no_pairs() -> None:
+    """A few cells leave little room for masks to differ."""
+    found = likeness(output_of(disc_logits([(4, 4, 3)] * 3, 7, 9), [0.9, 0.5, 0.2]), ((28, 36),), (9,))
+    assert (found.pairs, found.iou, found.masks) == (0, 0, 3)
 
 
 def test_the_last_stage_counts() -> None:
     output = output_of(disc_logits([(8, 8, 5), (8, 24, 5)], 16, 32), [0.9, 0.1])
     first = Output(output.pred_logits.flip(0), output.mask_embeddings.flip(0), output.queries.flip(0), output.mask_features)
-    assert float(likeness(output, ((64, 128),))[0]) == 0
-    assert float(likeness(first, ((64, 128),))[0]) > 0.5  # all but the discs
+    assert likeness(output, ((64, 128),), (9,)).iou == 0
+    assert likeness(first, ((64, 128),), (9,)).iou > 0.5  # all but the discs

@@ -1,13 +1,14 @@
 """A whole optimizer step of phase 3, `sohes train --phase correct`, beside one of phase 2 on the same batch: what the teacher costs.
 
-Checked first: the branch of the initial labels has the losses that the step of phase 2 has, from the same weights.
+Checked first: from the same weights, the branch of the initial labels has the losses that the step of phase 2 has, and the teacher's
+branch has the same losses with the other branch and without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING
 
 from sohes_benchmarks.memory import process_memory
 from sohes_benchmarks.rows import Case
@@ -20,7 +21,7 @@ from sohes_cli.data.jitter import full_crop
 from sohes_cli.training.config import TRAIN_PRESETS, train_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from sohes_benchmarks.workload import Device, Plan
     from sohes_cli.data.batch import Batch
@@ -117,32 +118,43 @@ class _Learners:
             self._made[assignments] = Correction(_correct_config(self._config, assignments), self._device)
         return self._made[assignments].step(self._batch, 0)
 
-    def first_losses(self, step: Callable[[], Mapping[str, float]]) -> dict[str, float]:
-        """The losses for the initial labels in a first step."""
-        numbers = step()
-        found = {name.removesuffix("_initial"): value for name, value in numbers.items() if not name.endswith("_teacher")}
-        return {name: value for name, value in found.items() if name.startswith("loss_")}
+    @cached_property
+    def truth(self) -> dict[str, float]:
+        """The losses of a first step: for the initial labels those of phase 2, for the teacher's those of a step with both branches."""
+        return _losses(self.instruct_step()) | {name: value for name, value in self.first(()).items() if name.endswith("_teacher")}
+
+    @cache  # noqa: B019 (they live as long as a case)
+    def first(self, assignments: tuple[str, ...]) -> dict[str, float]:
+        """The losses of a first step with these settings, before which no other one must be taken."""
+        return _losses(self.step(assignments))
+
+
+def _losses(numbers: Mapping[str, float]) -> dict[str, float]:
+    """The losses by name, those for the initial labels as phase 2 calls them."""
+    return {name.removesuffix("_initial"): value for name, value in numbers.items() if name.startswith("loss_")}
 
 
 def _workload(case: Case, plan: Plan) -> Workload:
     learners, items = _Learners(case, plan.device), case.shapes["images"][0]
 
-    def provider(name: str, step: Callable[[], dict[str, float]]) -> Provider:
-        return Provider(name, lambda: step, "", plan.device, items, evidence=lambda: learners.first_losses(step))
+    def variant(name: str, assignments: tuple[str, ...]) -> Provider:
+        step, first = partial(learners.step, assignments), partial(learners.first, assignments)
+        return Provider(name, lambda: step, "", plan.device, items, evidence=first)
 
-    variants = [provider(name, partial(learners.step, assignments)) for name, assignments in _VARIANTS.items()]
+    instruct = Provider("instruct", lambda: learners.instruct_step, "", plan.device, items, evidence=lambda: learners.truth)
     return Workload(
         case,
-        (provider("instruct", learners.instruct_step), *variants),
+        (instruct, *(variant(name, assignments) for name, assignments in _VARIANTS.items())),
         partial(_difference, bound=_BOUNDS[case.dtype]),
+        truth=lambda: learners.truth,
         in_turns=True,
         memory=None if plan.quick else partial(process_memory, BENCHMARK, case, plan),
     )
 
 
 def _difference(found: dict[str, float], truth: dict[str, float], bound: float) -> str:
-    """How far the losses are from those of phase 2; a run without the branch of the initial labels has none to compare."""
-    far: list[Any] = [name for name, value in found.items() if not abs(value - truth[name]) <= bound * abs(truth[name])]
+    """How far the losses are from the truth."""
+    far = [name for name, value in found.items() if not abs(value - truth[name]) <= bound * abs(truth[name])]
     return f"off by more than {bound:g}: {', '.join(far)}" if far else ""
 
 
