@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["available_cores", "end_with_parent", "without_interrupts"]
+__all__ = ["available_cores", "children_killed_on", "end_with_parent", "without_interrupts"]
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -39,6 +39,19 @@ def without_interrupts(*others: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def children_killed_on(*errors: type[BaseException]) -> Iterator[None]:
+    """Kill the processes that the block has started, and no others, where one of these errors leaves it."""
+    before = {child.pid for child in multiprocessing.active_children()}
+    try:
+        yield
+    except errors:
+        for child in multiprocessing.active_children():
+            if child.pid not in before:
+                child.kill()
+        raise
 
 
 def end_with_parent() -> None:

@@ -22,7 +22,7 @@ from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
 from sohes_cli.evaluation.image_scores import MOST_PROBLEMS, ImageOutcome, ImageTask, score_image
 from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
 from sohes_cli.labels.sources import LabelSource, open_source
-from sohes_cli.processes import available_cores, end_with_parent, without_interrupts
+from sohes_cli.processes import available_cores, children_killed_on, end_with_parent, without_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -124,13 +124,10 @@ def _scored(tasks: Iterator[ImageTask], workers: int) -> Iterable[ImageOutcome]:
         return
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
-        yield from _windowed(executor, tasks, workers * _AHEAD)
+        with children_killed_on(BaseException):
+            yield from _windowed(executor, tasks, workers * _AHEAD)
     except BrokenProcessPool as error:
         raise SohesError("A worker process was killed, most likely for want of memory.", "Run again with fewer --workers.") from error
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.kill()
-        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -20,7 +20,7 @@ from sohes_cli.errors import SohesError, StoreError
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
 from sohes_cli.explore.timing import StepTimes
 from sohes_cli.labels.store import LabelStore
-from sohes_cli.processes import end_with_parent, without_interrupts
+from sohes_cli.processes import children_killed_on, end_with_parent, without_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -124,17 +124,14 @@ def _worker_processes(job: Job, workers: int, stopped: Callable[[], bool]) -> It
             return executor.submit(_explore_in_worker, name)
 
     try:
-        yield submit
+        with children_killed_on(KeyboardInterrupt):
+            yield submit
     except BrokenProcessPool as error:
         if not stopped():  # else whoever asked us to stop has told the workers, too
             raise SohesError(
                 "A worker process was killed, most likely for want of memory.",
                 "Run the same command again to go on where it stopped, with fewer --workers or a smaller --set units.working_size.",
             ) from error
-    except KeyboardInterrupt:
-        for child in multiprocessing.active_children():
-            child.kill()
-        raise
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

@@ -15,6 +15,7 @@ from sohes_cli.explore.timing import StepTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
 WORKERS = 2
@@ -49,12 +50,23 @@ def job(photos: Path, out: Path) -> Job:
     return Job(photos, out, explore_config())
 
 
+def started(before: set[int | None]) -> list[BaseProcess]:
+    """The processes of this one that were not there before; other tests keep some."""
+    return [child for child in multiprocessing.active_children() if child.pid not in before]
+
+
+@pytest.fixture
+def before() -> set[int | None]:
+    """The processes that were there when the test began."""
+    return {child.pid for child in multiprocessing.active_children()}
+
+
 def written(job: Job, labels_of: Callable) -> dict[str, bytes]:
     return labels_of(job.labels) if job.labels.exists() else {}
 
 
 def test_two_workers_write_what_one_process_writes_and_hold_few_photographs(
-    job: Job, names: list[str], reference: dict, labels_of: Callable
+    job: Job, names: list[str], reference: dict, labels_of: Callable, before: set[int | None]
 ) -> None:
     counted = Counted(names)
     explore_names(job, counted, WORKERS, counted.report)
@@ -62,7 +74,7 @@ def test_two_workers_write_what_one_process_writes_and_hold_few_photographs(
     assert sorted(done.name for done in counted.done) == names
     assert counted.most_in_flight <= WORKERS + 1
     assert all({"reading", "features", "merging", "hierarchy", "writing"} <= set(done.seconds.seconds) for done in counted.done)
-    assert not multiprocessing.active_children()
+    assert not started(before)
 
 
 def test_a_stop_is_heeded_in_one_process(job: Job, names: list[str], labels_of: Callable) -> None:
@@ -72,24 +84,25 @@ def test_a_stop_is_heeded_in_one_process(job: Job, names: list[str], labels_of: 
     assert sorted(written(job, labels_of)) == sorted(f"{name}.json" for name in names[:2])
 
 
-def test_an_error_of_a_worker_reaches_the_main_process_with_its_hint(photos: Path, out: Path) -> None:
+def test_an_error_of_a_worker_reaches_the_main_process_with_its_hint(photos: Path, out: Path, before: set[int | None]) -> None:
     config = explore_config(flags={"features.backbone": "color-texture", "features.weights": "none.pth"})
     with pytest.raises(UsageError, match="color-texture has no weights") as caught:
         explore_names(Job(photos, out, config), ["b-face.png"], WORKERS, lambda _: None)
     assert caught.value.hint
-    assert not multiprocessing.active_children()
+    assert not started(before)
 
 
-def test_a_second_interruption_kills_the_workers(job: Job, names: list[str]) -> None:
+def test_a_second_interruption_kills_the_workers(job: Job, names: list[str], before: set[int | None]) -> None:
     workers = []
 
     def interrupt(_: Done) -> None:
-        workers.extend(multiprocessing.active_children())
+        workers.extend(started(before))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         explore_names(job, names, WORKERS, interrupt)
-    assert not multiprocessing.active_children()
+    assert not started(before)
+    assert {child.pid for child in multiprocessing.active_children()} == before  # and no others
     assert len(workers) == WORKERS
     assert all(worker.exitcode in (-signal.SIGKILL, -signal.SIGTERM) for worker in workers)  # the pool terminates who outlives the first
 
