@@ -9,9 +9,9 @@ row is how many times as fast as a step of phase 2 it is, so below 1. `sohes ben
 
 from __future__ import annotations
 
-from sohes_benchmarks.stages.correct import BENCHMARK, correct_case
+from sohes_benchmarks.stages.correct import BENCHMARK
 from sohes_benchmarks.stages.script import options, run_stage
-from sohes_benchmarks.stages.train import LABELS, SIDES
+from sohes_benchmarks.stages.train import LABELS, SIDES, step_case
 
 from sohes_cli.training.config import TRAIN_PRESETS
 
@@ -21,7 +21,7 @@ def main() -> None:
     arguments = options(__doc__).parse_args()
     device = arguments.device
     sizes = {"side": SIDES[device], "labels": LABELS[device]}
-    chosen = [correct_case(preset, device, **sizes) for preset in arguments.presets or TRAIN_PRESETS]
+    chosen = [step_case(preset, device, **sizes, stage="correct") for preset in arguments.presets or TRAIN_PRESETS]
     run_stage(BENCHMARK, arguments, () if arguments.quick else chosen)
 
 

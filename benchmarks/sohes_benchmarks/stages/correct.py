@@ -11,18 +11,16 @@ from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 from sohes_benchmarks.memory import process_memory
-from sohes_benchmarks.rows import Case
-from sohes_benchmarks.stages.backends import DTYPES, PRECISIONS
 from sohes_benchmarks.stages.scenes import scene_batch
-from sohes_benchmarks.stages.train import LABELS, SIDES
+from sohes_benchmarks.stages.train import step_cases, step_config
 from sohes_benchmarks.workload import Benchmark, Provider, Workload
 from sohes_cli.data.batch import WeakBatch
 from sohes_cli.data.jitter import full_crop
-from sohes_cli.training.config import TRAIN_PRESETS, train_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sohes_benchmarks.rows import Case
     from sohes_benchmarks.workload import Device, Plan
     from sohes_cli.data.batch import Batch
     from sohes_cli.training.config import TrainConfig
@@ -30,9 +28,8 @@ if TYPE_CHECKING:
     from sohes_cli.training.correction import Correction
     from sohes_cli.training.learner import Learner
 
-__all__ = ["BENCHMARK", "correct_case"]
+__all__ = ["BENCHMARK"]
 
-_QUICK_SIDE, _QUICK_LABELS = 64, 6
 _BOUNDS = {"float32": 1e-5, "bfloat16": 0.02}  # relative
 _VARIANTS = {"sohes": (), "sohes, teacher's branch alone": ("branches.initial=[0,0]",)}
 _EASY = ("teacher.score_small=0.2", "teacher.score_large=0.2")
@@ -41,32 +38,6 @@ _NOTE = (
     "ellipses; labels need a score of 0.2, so that the teacher has many to move into the student's view; the initial labels stand in "
     "where it has none. The weak view is the whole image, every other one mirrored."
 )
-
-
-def correct_case(preset: str, device: Device, *, side: int, labels: int, images: int = 2) -> Case:
-    """A case with the model of a preset of `sohes train`.
-
-    Args:
-        preset: `tiny`, `small` or `base`.
-        device: decides the precision.
-        side: of the square images, in pixels.
-        labels: of each image.
-        images: of a step.
-    """
-    shapes = {"images": (images, 3, side, side), "labels": (labels,), "points": (_config(preset, "float32").loss.points,)}
-    return Case("correct", f"{preset}, {side} px", "step", DTYPES[device], shapes)
-
-
-def _cases(plan: Plan) -> list[Case]:
-    if plan.quick:
-        return [correct_case("tiny", plan.device, side=_QUICK_SIDE, labels=_QUICK_LABELS, images=1)]
-    presets = ("tiny",) if plan.device == "cpu" else TRAIN_PRESETS
-    return [correct_case(preset, plan.device, side=SIDES[plan.device], labels=LABELS[plan.device]) for preset in presets]
-
-
-def _config(preset: str, dtype: str) -> TrainConfig:
-    settings = ("model.weights=random", "model.drop_path=0.0", f"optimizer.precision={PRECISIONS[dtype]}")
-    return train_config(preset, assignments=(*settings, "optimizer.schedule=constant", "optimizer.warmup=0.0"))
 
 
 def _correct_config(config: TrainConfig, assignments: tuple[str, ...]) -> CorrectConfig:
@@ -89,14 +60,14 @@ class _Learners:
     """What takes the steps of a case; each is made when it is first asked for.
 
     Args:
-        case: see `correct_case`.
+        case: see `sohes_benchmarks.stages.train.step_case`.
         device: where they learn.
     """
 
     def __init__(self, case: Case, device: Device) -> None:
         (images, _, side, _), (labels,) = case.shapes["images"], case.shapes["labels"]
         self.dtype, self._device = case.dtype, "cpu" if device == "cpu" else "auto"
-        self._config = _config(case.name.partition(",")[0], case.dtype)
+        self._config = step_config(case.name.partition(",")[0], case.dtype)
         self._batch = _with_weak_views(scene_batch(images, labels, side))
         self._made: dict[tuple[str, ...], Correction] = {}
 
@@ -158,4 +129,4 @@ def _difference(found: dict[str, float], truth: dict[str, float], bound: float) 
     return f"off by more than {bound:g}: {', '.join(far)}" if far else ""
 
 
-BENCHMARK = Benchmark("correct", _cases, _workload, _NOTE)
+BENCHMARK = Benchmark("correct", partial(step_cases, stage="correct"), _workload, _NOTE)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sohes_cli.training.config import TrainConfig
     from sohes_cli.training.learner import Learner
 
-__all__ = ["BENCHMARK", "LABELS", "SIDES", "Evidence", "step_case"]
+__all__ = ["BENCHMARK", "LABELS", "SIDES", "Evidence", "step_case", "step_cases", "step_config"]
 
 SIDES: dict[Device, int] = {"cpu": 256, "cuda": 1024}
 """Of the images in pixels, by device."""
@@ -62,7 +62,7 @@ class Evidence(NamedTuple):
     bound: float = 0.0
 
 
-def step_case(preset: str, device: Device, *, side: int, labels: int, images: int = _IMAGES) -> Case:
+def step_case(preset: str, device: Device, *, side: int, labels: int, images: int = _IMAGES, stage: str = "train") -> Case:
     """A case with the model of a preset of `sohes train`.
 
     Args:
@@ -71,19 +71,23 @@ def step_case(preset: str, device: Device, *, side: int, labels: int, images: in
         side: of the square images, in pixels.
         labels: of each image.
         images: of a step.
+        stage: whose case it is.
     """
-    shapes = {"images": (images, 3, side, side), "labels": (labels,), "points": (_config(preset, "float32").loss.points,)}
-    return Case("train", f"{preset}, {side} px", "step", DTYPES[device], shapes)
+    shapes = {"images": (images, 3, side, side), "labels": (labels,), "points": (step_config(preset, "float32").loss.points,)}
+    return Case(stage, f"{preset}, {side} px", "step", DTYPES[device], shapes)
 
 
-def _cases(plan: Plan) -> list[Case]:
+def step_cases(plan: Plan, stage: str = "train") -> list[Case]:
+    """The cases of a plan for a stage that takes steps."""
     if plan.quick:
-        return [step_case("tiny", plan.device, side=_QUICK_SIDE, labels=_QUICK_LABELS, images=1)]
+        return [step_case("tiny", plan.device, side=_QUICK_SIDE, labels=_QUICK_LABELS, images=1, stage=stage)]
     presets = ("tiny",) if plan.device == "cpu" else TRAIN_PRESETS  # the script of this stage has the others, which take minutes each there
-    return [step_case(preset, plan.device, side=SIDES[plan.device], labels=LABELS[plan.device]) for preset in presets]
+    size = {"side": SIDES[plan.device], "labels": LABELS[plan.device]}
+    return [step_case(preset, plan.device, **size, stage=stage) for preset in presets]
 
 
-def _config(preset: str, dtype: str) -> TrainConfig:
+def step_config(preset: str, dtype: str) -> TrainConfig:
+    """The settings of phase 2 from which the models of a case are made: random weights, no schedule."""
     settings = ("model.weights=random", "model.drop_path=0.0", f"optimizer.precision={PRECISIONS[dtype]}")
     return train_config(preset, assignments=(*settings, "optimizer.schedule=constant", "optimizer.warmup=0.0"))
 
@@ -99,7 +103,7 @@ class _Learners:
     def __init__(self, case: Case, device: Device) -> None:
         (images, _, side, _), (labels,) = case.shapes["images"], case.shapes["labels"]
         self.dtype, self.device = case.dtype, device
-        self.config = _config(case.name.partition(",")[0], case.dtype)
+        self.config = step_config(case.name.partition(",")[0], case.dtype)
         self.batch = scene_batch(images, labels, side)
 
     @cached_property
@@ -177,4 +181,4 @@ def _difference(found: Evidence, truth: Evidence) -> str:
     return f"off by more than {found.bound:g}: {', '.join(far)}" if far else ""
 
 
-BENCHMARK = Benchmark("train", _cases, _workload, _NOTE)
+BENCHMARK = Benchmark("train", step_cases, _workload, _NOTE)
