@@ -30,7 +30,10 @@ def train(
         Phase, typer.Option(help="instruct: learn from the labels of sohes explore; correct: go on with a teacher.")
     ] = Phase.instruct,
     labels: Annotated[
-        Path | None, typer.Option(help="Label folder of sohes explore, or a COCO annotation file.", show_default="labels")
+        Path | None,
+        typer.Option(
+            help="Label folder of sohes explore, or a COCO annotation file.", show_default="labels, in phase correct those of --init"
+        ),
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of the photographs, if not the one that the labels name.", show_default=False)
