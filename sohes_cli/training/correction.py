@@ -133,7 +133,8 @@ class Correction:
             if weights["teacher"] > 0 or diagnosed:
                 labels = self._labels(batch)
                 numbers = self._accepted_numbers(labels) | (self._diagnosis(batch, labels) if diagnosed else {})
-                branches.append(Branch("teacher", self._taught(batch, labels), weights["teacher"]))
+                if weights["teacher"] > 0:
+                    branches.append(Branch("teacher", self._taught(batch, labels), weights["teacher"]))
             numbers |= self.learner.step_on([branch for branch in branches if branch.weight > 0], step, diagnosed)
             if self.learner.has_moved:
                 update_teacher(self.teacher, self.learner.network, self.config.ema_decay)
