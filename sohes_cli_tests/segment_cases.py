@@ -1,4 +1,4 @@
-"""What the tests of `sohes segment` share: outputs of a network that are made by hand, and a network of the smallest size."""
+"""What the tests of `sohes segment` share: outputs made by hand, a network of the smallest size, and a package that has one or none."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from model_cases import SMALL
 
+from sohes_cli import bundled
+from sohes_cli.bundled.bundle import bundle
 from sohes_cli.config import to_plain
 from sohes_cli.model.files import MODEL_NAME, save_model
 from sohes_cli.model.output import Output
@@ -18,9 +20,10 @@ from sohes_cli.training.config import TrainConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pytest
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE_SIZE", "TINY", "disc_logits", "nested_boxes", "output_of", "save_tiny", "tiny_model"]
+__all__ = ["IMAGE_SIZE", "TINY", "disc_logits", "nested_boxes", "output_of", "save_tiny", "ship_model", "ship_no_model", "tiny_model"]
 
 IMAGE_SIZE = 96
 TINY = replace(
@@ -49,6 +52,19 @@ def save_tiny(folder: Path, seed: int = 0) -> Path:
     description = {"config": to_plain(TrainConfig(model=TINY)), "image_size": IMAGE_SIZE, "step": 1}
     save_model(folder / MODEL_NAME, tiny_model(seed), description)
     return folder / MODEL_NAME
+
+
+def ship_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this version of the package one that has no model."""
+    monkeypatch.setattr(bundled, "MODEL", replace(bundled.MODEL, sha256=""))
+
+
+def ship_model(monkeypatch: pytest.MonkeyPatch, source: Path, folder: Path) -> Path:
+    """Bundle a model, and make this version of the package one that has it, in a folder of its own."""
+    path = folder / MODEL_NAME
+    monkeypatch.setattr(bundled, "MODEL", replace(bundled.MODEL, path=path))
+    monkeypatch.setattr(bundled, "MODEL", replace(bundled.MODEL, sha256=bundle(source)["sha256"]))
+    return path
 
 
 def output_of(logits: NDArray[np.float32], entity: list[float]) -> Output:

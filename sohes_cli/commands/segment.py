@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003 (Typer reads the annotations)
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sohes_cli.errors import UsageError
 from sohes_cli.explore.interruption import INTERRUPTED
-
-if TYPE_CHECKING:
-    from sohes_cli.inference.methods import Method
 
 __all__ = ["ForestSource", "SegmentMethod", "segment"]
 
@@ -39,7 +36,10 @@ def segment(
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Run of sohes train or its model file.", show_default="runs/correct or else runs/instruct"),
+        typer.Option(
+            help="Run of sohes train, its model file, or bundled for the model of the package.",
+            show_default="runs/correct, runs/instruct or else bundled, if there is one",
+        ),
     ] = None,
     tree: Annotated[bool, typer.Option("--tree", help="Print the forest of every photograph.")] = False,
     forest: Annotated[
@@ -60,8 +60,11 @@ def segment(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs in one pass.", show_default="8 on a GPU, 1 on a CPU")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="auto")] = None,
     method: Annotated[
-        SegmentMethod, typer.Option(help="model, or explore: phase 1 on each photograph, which needs no model.")
-    ] = SegmentMethod.model,
+        SegmentMethod | None,
+        typer.Option(
+            help="model, or explore: phase 1 on each photograph, which needs no model.", show_default="model if there is one, else explore"
+        ),
+    ] = None,
     pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw the masks of every photograph into --out.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -72,6 +75,7 @@ def segment(
     """
     if cut_level is not None and granularity is not None:
         raise UsageError("--cut-level and --granularity both say where to cut.", "Leave one of them out.")
+    from sohes_cli.inference.choice import choose_method
     from sohes_cli.inference.inputs import gather_images
     from sohes_cli.inference.session import Cut, Delivery, segment_images
 
@@ -80,18 +84,5 @@ def segment(
     settings = {"forest": forest and forest.value, "min_score": min_score, "max_masks": max_masks}
     place = {"checkpoint": checkpoint, "size": size, "batch_size": batch_size, "device": device}
     found = gather_images(images, out)
-    if not segment_images(found, _method(method, {**place, **settings}), delivery):
+    if not segment_images(found, choose_method(method and method.value, {**place, **settings}), delivery):
         raise typer.Exit(INTERRUPTED)
-
-
-def _method(kind: SegmentMethod, flags: dict[str, Any]) -> Method:
-    """The way to labels; flags that were given are not None."""
-    from sohes_cli.inference.methods import ExploreMethod, ModelMethod
-
-    given = {name: value for name, value in flags.items() if value is not None}
-    if kind == SegmentMethod.model:
-        return ModelMethod.load(**given)
-    if given:
-        shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{shown}: --method explore has no model to use it.", "Leave it out; `sohes explore` has settings of its own.")
-    return ExploreMethod()

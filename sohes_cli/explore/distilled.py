@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sohes_cli import bundled
 from sohes_cli.errors import UsageError, WeightsError
-from sohes_cli.explore.bundled import bundled_file
 from sohes_cli.explore.color_texture import ColorTexture
-from sohes_cli.explore.features import BUNDLED
 from sohes_cli.explore.weights import file_sha256, torch_device
 from sohes_cli.training.checkpoints import read_tensors
 
@@ -72,7 +71,7 @@ class DistilledVit:
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         path = find_backbone(source)
-        self.name = BUNDLED if source == BUNDLED else "pretrained"
+        self.name = source if source == bundled.BUNDLED else "pretrained"
         self.precision = precision
         self.color_share, self.vit_scale = color_share, vit_scale
         self.device = torch_device(device)
@@ -134,8 +133,8 @@ def find_backbone(source: str, flag: str = "--backbone") -> Path:
         UsageError: if there is none.
         WeightsError: if the bundled one is missing or not the one that belongs to this version.
     """
-    if source == BUNDLED:
-        return bundled_file()
+    if source == bundled.BUNDLED:
+        return bundled.BACKBONE.checked(flag)
     path = Path(source)
     if path.is_dir():
         if not (path / BACKBONE_NAME).is_file():

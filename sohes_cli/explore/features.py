@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from scipy import sparse
 
+from sohes_cli.bundled import BUNDLED
 from sohes_cli.errors import UsageError, nearest
 from sohes_cli.explore.superpixels import patch_units
 
@@ -22,13 +23,10 @@ if TYPE_CHECKING:
     from sohes_cli.explore.distilled import DistilledVit
     from sohes_cli.explore.vit import VitBackbone
 
-__all__ = ["BUNDLED", "EMBEDDED", "Backbone", "build_backbone", "patch_features", "unit_sums"]
+__all__ = ["EMBEDDED", "Backbone", "build_backbone", "patch_features", "unit_sums"]
 
 EMBEDDED = ("color-texture",)
 """Backbones that are part of the package and need no weights."""
-
-BUNDLED = "bundled"
-"""The backbone of `sohes pretrain` whose weights are part of the package, in a version that has one."""
 
 
 class Backbone(Protocol):

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 import typer
 from tqdm import tqdm
 
+from sohes_cli.bundled import BUNDLED
 from sohes_cli.errors import one_line
-from sohes_cli.explore.features import BUNDLED, EMBEDDED
+from sohes_cli.explore.features import EMBEDDED
 from sohes_cli.explore.runner import Summary
 from sohes_cli.explore.shards import Shard, is_launched_alone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -13,11 +14,10 @@ from sohes_cli.config import explore_config, to_plain
 from sohes_cli.explore.features import Backbone, build_backbone
 from sohes_cli.explore.pipeline import explore_photograph
 from sohes_cli.explore.shards import shard_of_environment
-from sohes_cli.explore.weights import file_sha256
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import ForestAgreement, forest_agreement, geometric_forest, head_forest
-from sohes_cli.inference.segmenter import Segmenter, model_file
 from sohes_cli.labels.manifest import Manifest
+from sohes_cli.model.location import model_file, reason_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.explore.images import Photograph
     from sohes_cli.inference.prediction import Prediction
+    from sohes_cli.inference.segmenter import Segmenter
     from sohes_cli.structures import LabelRecord
 
 __all__ = ["ExploreMethod", "Labeled", "Method", "ModelMethod"]
@@ -55,7 +56,12 @@ class Method(Protocol):
 
     @property
     def description(self) -> str:
-        """What runs, in one sentence."""
+        """What runs and why, in one sentence."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What runs, for JSON: the `method`, and file and hash of its `model`, if it has one."""
         ...
 
     def manifest(self, images: str) -> Manifest:
@@ -75,11 +81,13 @@ class ModelMethod:
         segmenter: the model.
         file: its file, whose hash a label folder records.
         batch: photographs in one pass, 0 to choose: 8 on a GPU, else 1, since a CPU gains nothing from more.
+        reason: why this model, in a few words; empty if it was asked for.
     """
 
     segmenter: Segmenter
     file: Path
     batch: int = 0
+    reason: str = ""
 
     @classmethod
     def load(
@@ -88,7 +96,7 @@ class ModelMethod:
         """Read a model file.
 
         Args:
-            checkpoint: the folder of a run or its model file; None for the newest phase's.
+            checkpoint: the folder of a run, its model file or `bundled`; None for what `model_file` takes then.
             size: pixels of the longer side; None for the size that the model was trained at.
             batch_size: photographs in one pass, 0 to choose.
             device: `auto` gives each process of a machine a GPU of its own.
@@ -97,8 +105,11 @@ class ModelMethod:
         Raises:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
         """
+        from sohes_cli.inference.segmenter import Segmenter  # loads PyTorch, which phase 1 does not need
+
         config, file = SegmentConfig(**settings), model_file(checkpoint)
-        return cls(Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, config=config), file, batch_size)
+        segmenter = Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, config=config)
+        return cls(segmenter, file, batch_size, "" if checkpoint else reason_for(file))
 
     @property
     def working_size(self) -> int:
@@ -112,15 +123,26 @@ class ModelMethod:
 
     @property
     def description(self) -> str:
-        """What runs, in one sentence."""
-        s = self.segmenter
-        return f"Model {self.file} on {s.device} in {s.precision}, photographs of {s.image_size} px."
+        """What runs and why, in one sentence."""
+        s, reason = self.segmenter, self.reason and f" ({self.reason})"
+        return f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px."
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What runs, for JSON: the `method`, and file and hash of its `model`."""
+        return {"method": "model", "model": {"file": str(self.file), "sha256": self._sha256}}
+
+    @cached_property
+    def _sha256(self) -> str:
+        from sohes_cli.explore.weights import file_sha256  # loads PyTorch
+
+        return file_sha256(self.file)
 
     def manifest(self, images: str) -> Manifest:
         """What decides the labels; `images` is the manifest's entry for the image folder."""
         segmenter = self.segmenter
         settings = {"method": "model", "image_size": segmenter.image_size, "precision": segmenter.precision, **asdict(segmenter.config)}
-        identity = {"name": segmenter.model.config.backbone, "sha256": file_sha256(self.file)}
+        identity = {"name": segmenter.model.config.backbone, "sha256": self._sha256}
         return Manifest(_PHASE, images, settings, identity, _versions("sohes", "numpy", "torch", "timm", "numba", "pillow"))
 
     def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
@@ -139,12 +161,17 @@ class ExploreMethod:
 
     Args:
         backbone: the feature extractor; None for the embedded one.
+        description: what runs and why, in one sentence.
     """
 
     batch_size = 1
-    description = "Phase 1 on each photograph by itself: no model is needed, and none is used."
 
-    def __init__(self, backbone: Backbone | None = None) -> None:
+    def __init__(
+        self,
+        backbone: Backbone | None = None,
+        description: str = "Phase 1 on each photograph by itself: no model is needed, and none is used.",
+    ) -> None:
+        self.description = description
         self._config = explore_config()
         self._backbone = backbone or build_backbone(self._config.features, "cpu")
         cv2.setNumThreads(1)  # as in `sohes explore`, so that sums come out the same
@@ -153,6 +180,11 @@ class ExploreMethod:
     def working_size(self) -> int:
         """Square root of the pixels to which a photograph is reduced when it is read."""
         return self._config.units.working_size
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What runs, for JSON: the `method`, and no `model`."""
+        return {"method": "explore", "model": None}
 
     def manifest(self, images: str) -> Manifest:
         """What decides the labels; `images` is the manifest's entry for the image folder."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +26,8 @@ from sohes_cli.inference.inputs import as_photograph
 from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, find_masks
 from sohes_cli.inference.prediction import Prediction
 from sohes_cli.model.config import STRIDE
-from sohes_cli.model.files import MODEL_NAME, find_model, load_model
+from sohes_cli.model.files import load_model
+from sohes_cli.model.location import default_checkpoint, model_file
 from sohes_cli.model.pixels import network_input
 from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.processes import available_cores
@@ -35,6 +35,7 @@ from sohes_cli.training.distribution import resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -44,10 +45,8 @@ if TYPE_CHECKING:
     from sohes_cli.model.output import Output
     from sohes_cli.model.segmentation_model import EntityModel
 
-__all__ = ["Segmenter", "default_checkpoint", "model_file"]
+__all__ = ["Segmenter", "default_checkpoint"]
 
-_RUNS = Path("runs")
-_PHASES = ("correct", "instruct")  # the later one is the better model
 _SIZES = (32, 8192)
 _DETAIL = 1.5  # pixels decoded for one that the network sees, a side
 
@@ -103,7 +102,8 @@ class Segmenter:
         """Read a model file.
 
         Args:
-            path: the folder of a run of `sohes train` or its model file; None for `./runs/correct` or else `./runs/instruct`.
+            path: the folder of a run of `sohes train`, its model file, or `bundled`; None for `./runs/correct`, `./runs/instruct` or else
+                the bundled model.
             device: see the class.
             precision: see the class.
             image_size: pixels of the longer side; None for the size that the model was trained at.
@@ -167,32 +167,6 @@ class Segmenter:
         by_head = self.config.forest == "head"
         forest = head_forest(probabilities, found.masks) if by_head else geometric_forest(found.masks)
         return Prediction(photo.name, photo.height, photo.width, found.masks, found.scores, forest, probabilities)
-
-
-def default_checkpoint(runs: Path = _RUNS) -> Path | None:
-    """The folder of the newest phase below `runs` that has a model, or None."""
-    folders = (runs / phase for phase in _PHASES)
-    return next((folder for folder in folders if (folder / MODEL_NAME).is_file()), None)
-
-
-def model_file(path: str | Path | None) -> Path:
-    """The model file that a path means.
-
-    Args:
-        path: a model file or the folder of a run; None for that of the newest phase, see `default_checkpoint`.
-
-    Raises:
-        UsageError: if there is no model at the path.
-        SohesError: if no path is given and there is none by default.
-    """
-    found = default_checkpoint() if path is None else Path(path)
-    if found is None:
-        raise SohesError(
-            f"There is no trained model: neither {' nor '.join(str(_RUNS / phase) for phase in _PHASES)} has a {MODEL_NAME}.",
-            "Train one (`sohes explore IMAGES`, then `sohes train --phase instruct`), give one with --checkpoint, "
-            "or use --method explore, which needs none.",
-        )
-    return find_model(found)
 
 
 def _trained_size(description: dict[str, Any], file: Path) -> int:

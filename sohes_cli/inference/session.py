@@ -108,7 +108,7 @@ def segment_images(images: ImageSet, method: Method, delivery: Delivery, at_end:
     if at_end is not None:
         at_end(run.outcome)
     elif delivery.as_json:
-        end_as_json(run.outcome, run.agreement, delivery.out, run.entries())
+        end_as_json(run.outcome, method.identity, run.agreement, delivery.out, run.entries())
     else:
         print_end(run.outcome, run.agreement, delivery.out is not None)
     wait_for_others(shard, failed=bool(run.outcome.summary.failed) and not run.outcome.interrupted)

@@ -191,11 +191,13 @@ def _move_unless_there(temporary: Path, target: Path) -> None:
 
 
 def _compare(root: Path, there: Manifest, now: Manifest) -> None:
+    methods = [{name: value for name, value in config.items() if name == "method"} for config in (there.config, now.config)]
     lines = [
         *_differences({"phase": there.phase, "images": there.images}, {"phase": now.phase, "images": now.images}),
-        *_differences(there.config, now.config),
-        *_differences({"backbone": there.backbone}, {"backbone": now.backbone}),
+        *_differences(*methods),
     ]
+    if methods[0] == methods[1]:  # else no setting is shared, and all would be listed
+        lines += [*_differences(there.config, now.config), *_differences({"backbone": there.backbone}, {"backbone": now.backbone})]
     if lines:
         raise StoreError(f"{root} was made with other settings: {'; '.join(dict.fromkeys(lines))}.", _ELSEWHERE)
 

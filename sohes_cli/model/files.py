@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sohes_cli.config import from_plain
-from sohes_cli.errors import SohesError, UsageError, WeightsError
+from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.model.config import ModelConfig
+from sohes_cli.model.location import MODEL_NAME, find_model
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.training.checkpoints import load_module, read_tensors, with_prefix, write_tensors
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BEST_NAME", "MODEL_FORMAT", "MODEL_NAME", "find_model", "load_model", "save_model"]
 
-MODEL_NAME = "model.safetensors"
 BEST_NAME = "best.safetensors"
 MODEL_FORMAT = "sohes-model"
 
@@ -61,18 +61,3 @@ def load_model(path: Path) -> tuple[EntityModel, dict[str, Any]]:
     model.to_empty(device="cpu")
     load_module(model, tensors, "model", file)
     return model.eval(), description
-
-
-def find_model(path: Path) -> Path:
-    """The model file that a path means: itself, or that of a run's folder.
-
-    Raises:
-        UsageError: if there is none.
-    """
-    if path.is_dir():
-        if not (path / MODEL_NAME).is_file():
-            raise UsageError(f"{path} has no {MODEL_NAME}.", "Give the folder of a run of sohes train that has saved a checkpoint.")
-        return path / MODEL_NAME
-    if not path.is_file():
-        raise UsageError(f"There is no model {path}.", "Give the folder of a run of sohes train, or its model.safetensors.")
-    return path

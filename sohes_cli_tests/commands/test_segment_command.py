@@ -298,12 +298,6 @@ def test_phase_1_needs_no_model_and_gives_the_labels_of_explore(photos, referenc
     assert_refused(refused, UsageError, "--batch-size, --forest", "--method explore")
 
 
-def test_without_a_model_it_says_how_to_get_one(few, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["segment", str(few)])
-    assert_refused(result, SohesError, "runs/correct", "runs/instruct", "sohes train --phase instruct", "--checkpoint", "--method explore")
-
-
 @pytest.mark.parametrize(
     ("flags", "kind", "words"),
     [

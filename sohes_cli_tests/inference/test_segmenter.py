@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from segment_cases import IMAGE_SIZE, TINY, save_tiny, tiny_model
+from segment_cases import IMAGE_SIZE, TINY, save_tiny, ship_no_model, tiny_model
 
 from sohes_cli.config import to_plain
 from sohes_cli.errors import ConfigError, SohesError, UsageError, WeightsError
@@ -121,6 +121,7 @@ def test_a_gpu_gives_the_predictions_of_the_cpu(segmenter):
 
 
 def test_the_newest_phase_is_the_default(tmp_path, monkeypatch):
+    ship_no_model(monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert default_checkpoint() is None
     with pytest.raises(SohesError, match=r"sohes train --phase instruct.*--checkpoint.*--method explore"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
+from sohes_cli import bundled
+from sohes_cli.bundled.bundle import bundle
 from sohes_cli.errors import UsageError, WeightsError
-from sohes_cli.explore import bundled
 from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME, DistilledVit, find_backbone, load_vit
-from sohes_cli.pretrain.bundle import bundle
 from sohes_cli.pretrain.networks import build_vit
 from sohes_cli.training.checkpoints import write_tensors
 
@@ -31,9 +32,9 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def shipped(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """That backbone bundled, and this version of the package as one that has it."""
-    path = tmp_path / "bundled.safetensors"
-    monkeypatch.setattr(bundled, "BUNDLED_SHA256", bundle(str(run), path))
-    monkeypatch.setattr(bundled, "BUNDLED_PATH", path)
+    path = tmp_path / "package" / BACKBONE_NAME
+    monkeypatch.setattr(bundled, "BACKBONE", replace(bundled.BACKBONE, path=path))
+    monkeypatch.setattr(bundled, "BACKBONE", replace(bundled.BACKBONE, sha256=bundle(run)["sha256"]))
     return path
 
 
@@ -43,11 +44,6 @@ def test_it_is_found_by_name_in_half_precision(run: Path, shipped: Path) -> None
     kept, original = load_vit(shipped)[0].state_dict(), load_vit(run / BACKBONE_NAME)[0].state_dict()
     assert all(torch.equal(kept[name], tensor.half().float()) for name, tensor in original.items())
     assert DistilledVit("bundled").name == "bundled"
-
-
-@pytest.mark.usefixtures("shipped")
-def test_what_is_in_half_precision_already_stays_as_it_is(tmp_path: Path) -> None:
-    assert bundle("bundled", tmp_path / "again.safetensors") == bundled.BUNDLED_SHA256
 
 
 def test_a_damaged_or_missing_one_is_refused(shipped: Path) -> None:
@@ -62,7 +58,9 @@ def test_a_damaged_or_missing_one_is_refused(shipped: Path) -> None:
     assert "color-texture" in caught.value.hint
 
 
-def test_a_version_without_one_says_how_to_get_one() -> None:
-    with pytest.raises(UsageError, match="no backbone of its own") as caught:
-        find_backbone("bundled")
+@pytest.mark.parametrize("flag", ["--backbone", "--set model.weights"])
+def test_a_version_without_one_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr(bundled, "BACKBONE", replace(bundled.BACKBONE, sha256=""))
+    with pytest.raises(UsageError, match=f"{flag} bundled: .* no backbone of its own") as caught:
+        find_backbone("bundled", flag)
     assert "sohes pretrain" in caught.value.hint
