@@ -40,7 +40,8 @@ def crop_targets(record: LabelRecord, crop: Crop, config: DataConfig, rng: Gener
         record: the labels of the photograph.
         crop: of the same photograph.
         config: how many labels at most, and how large.
-        rng: draws the labels where there are more than `max_labels` in view; None takes the best-scoring ones.
+        rng: draws the labels where there are more than `max_labels` in view, or, with `label_choice` of `best`, the order of those of the
+            same score; None takes the best-scoring ones.
 
     Returns:
         Packed bits, uint8 [N, ceil(height * width / 8)], see `sohes_cli.data.batch`, and parents, int64 [N], -1 for a root; both in the
@@ -52,7 +53,9 @@ def crop_targets(record: LabelRecord, crop: Crop, config: DataConfig, rng: Gener
     parents = np.array(record.forest.parents, np.int64)
     viewed = _in_view(record, crop)
     scores = np.array([record.annotations[i].score for i in viewed.tolist()])
-    order = np.argsort(-scores, kind="stable") if rng is None else rng.permutation(len(viewed))
+    order = np.arange(len(viewed)) if rng is None else rng.permutation(len(viewed))
+    if rng is None or config.label_choice == "best":
+        order = order[np.argsort(-scores[order], kind="stable")]
     chosen = viewed[choose_labels(prune_forest(parents, viewed), order, config.max_labels)]
     masks = _masks(record, chosen)
     cropped = crop_masks(masks, crop)

@@ -114,7 +114,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "pixel_mlp_dim": 512,
         "decoder_layers": 4,
         "decoder_mlp_dim": 512,
-        "queries": 100,
+        "queries": 200,
     },
     "small": {"backbone": "vit_small_patch16_224.dino", "drop_path": 0.2, "adapter_heads": 6},
     "base": {},

@@ -27,7 +27,8 @@ class DataConfig:
         image_size: side of the square in which a crop must fit, in pixels.
         scale: smallest and largest size of the photograph, 1 being the size at which it just fits in the square.
         flip: probability that it is mirrored.
-        max_labels: labels of an image that are learned from at most, each with its ancestors.
+        max_labels: labels of a crop that are learned from at most, each with its ancestors.
+        label_choice: which ones where more are in view: `best`, those of the highest scores, or `random`, others each time.
         min_area_px: pixels of a crop below which what is left of a label is no target.
         min_visible: share of a label that must lie in the crop for it to be a target.
         validation: photographs that are left out of training and measured instead; -1 for a twentieth, at most 64.
@@ -37,6 +38,7 @@ class DataConfig:
     scale: tuple[float, ...] = (0.1, 2.0)
     flip: float = 0.5
     max_labels: int = 200
+    label_choice: str = "best"
     min_area_px: int = 16
     min_visible: float = 0.2
     validation: int = -1
@@ -48,6 +50,7 @@ class DataConfig:
         require(len(pair) == 2 and 0.05 <= pair[0] <= pair[1] <= 8, "data.scale", pair, "two increasing factors from 0.05 to 8")
         require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability in [0, 1]")
         require(1 <= self.max_labels <= 10000, "data.max_labels", self.max_labels, "from 1 to 10000")
+        require(self.label_choice in ("best", "random"), "data.label_choice", self.label_choice, "best or random")
         require(self.min_area_px >= 1, "data.min_area_px", self.min_area_px, "at least 1")
         require(0 <= self.min_visible <= 1, "data.min_visible", self.min_visible, "a share in [0, 1]")
         require(self.validation >= -1, "data.validation", self.validation, "at least 0, or -1 to choose")
@@ -174,8 +177,8 @@ class TrainConfig:
 TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "model": MODEL_PRESETS["tiny"],
-        "data": {"image_size": 256, "scale": (0.5, 1.5), "max_labels": 60},
-        "loss": {"points": 1024},
+        "data": {"image_size": 192, "scale": (0.5, 1.5), "max_labels": 100},
+        "loss": {"points": 1024, "oversample": 2.0},
         "optimizer": {"steps": 150, "batch_size": 4, "learning_rate": 1e-3, "backbone_rate": 1.0, "warmup": 0.05, "gradient_clip": 1.0},
         "run": {"log_every": 10, "checkpoint_every": 50, "picture_every": 50},
     },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -180,6 +181,23 @@ def test_the_best_labels_are_taken_without_a_generator() -> None:
     crop = full_crop(10, 60, 64)
     found, _ = crop_targets(record, crop, config, None)
     assert np.array_equal(found.numpy(), packed(indexed(masks, crop))[[1, 3, 5]])
+
+
+def test_the_best_labels_are_taken_whatever_the_generator_says() -> None:
+    masks = np.zeros((6, 10, 60), np.bool_)
+    for i in range(6):
+        masks[i, :, 10 * i : 10 * (i + 1)] = True
+    record = record_of(masks, np.full(6, -1), np.array([0.1, 0.9, 0.5, 0.5, 0.5, 0.8]))
+    crop, whole = full_crop(10, 60, 64), packed(indexed(masks, full_crop(10, 60, 64)))
+    taken: dict[str, set[int]] = {"best": set(), "random": set()}
+    for choice, seed in product(taken, range(40)):
+        config = DataConfig(image_size=64, max_labels=3, min_area_px=1, label_choice=choice)
+        found = crop_targets(record, crop, config, np.random.default_rng(seed))[0].numpy()
+        rows = {i for i in range(6) if (found == whole[i]).all(1).any()}
+        assert len(rows) == 3
+        assert choice == "random" or {1, 5} < rows
+        taken[choice] |= rows
+    assert taken == {"best": {1, 2, 3, 4, 5}, "random": set(range(6))}  # of the same score, others each time
 
 
 def test_labels_out_of_view_take_no_place() -> None:
