@@ -30,7 +30,7 @@ from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 from sohes_cli.explore.weights import file_sha256
 from sohes_cli.labels.store import write_atomically
-from sohes_cli.model.files import find_model
+from sohes_cli.model.location import find_model
 
 LABELS, PEER = "color-texture (sohes explore)", "Felzenszwalb, eight scales"
 COLUMNS = (

@@ -27,7 +27,8 @@ from sohes_cli.errors import SohesError
 from sohes_cli.explore.weights import file_sha256
 from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.config import STRIDE
-from sohes_cli.model.files import find_model, load_model
+from sohes_cli.model.files import load_model
+from sohes_cli.model.location import find_model
 from sohes_cli.model.output import ENTITY
 from sohes_cli.pretrain.photometric import normalized
 

@@ -27,7 +27,7 @@ from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities
 from sohes_cli.inference.prediction import Prediction
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import load_model
-from sohes_cli.model.location import default_checkpoint, model_file
+from sohes_cli.model.location import model_file
 from sohes_cli.model.pixels import network_input
 from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.processes import available_cores
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sohes_cli.model.output import Output
     from sohes_cli.model.segmentation_model import EntityModel
 
-__all__ = ["Segmenter", "default_checkpoint"]
+__all__ = ["Segmenter"]
 
 _SIZES = (32, 8192)
 _DETAIL = 1.5  # pixels decoded for one that the network sees, a side

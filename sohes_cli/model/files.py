@@ -9,7 +9,7 @@ import torch
 from sohes_cli.config import from_plain
 from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.model.config import ModelConfig
-from sohes_cli.model.location import MODEL_NAME, find_model
+from sohes_cli.model.location import find_model
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.training.checkpoints import load_module, read_tensors, with_prefix, write_tensors
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["BEST_NAME", "MODEL_FORMAT", "MODEL_NAME", "find_model", "load_model", "save_model"]
+__all__ = ["BEST_NAME", "MODEL_FORMAT", "load_model", "save_model"]
 
 BEST_NAME = "best.safetensors"
 MODEL_FORMAT = "sohes-model"

@@ -22,7 +22,7 @@ from sohes_cli.inference.inputs import ImageSet
 from sohes_cli.inference.methods import ModelMethod
 from sohes_cli.inference.session import Delivery, segment_images
 from sohes_cli.labels.store import write_atomically
-from sohes_cli.model.files import find_model
+from sohes_cli.model.location import find_model
 from sohes_cli.pipeline.stages import label_folder
 from sohes_cli.pipeline.work import completed
 from sohes_cli.training.phases import PHASES

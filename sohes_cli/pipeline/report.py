@@ -10,7 +10,7 @@ import typer
 
 from sohes_cli.evaluation.average_recall import RANKS
 from sohes_cli.explore.images import printable
-from sohes_cli.model.files import MODEL_NAME
+from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.training.phases import PHASES
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from sohes_cli.data.jitter import full_crop
 from sohes_cli.data.strong_view import strong_batch
 from sohes_cli.errors import SohesError
 from sohes_cli.model.config import STRIDE
-from sohes_cli.model.files import MODEL_NAME
+from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, likeness

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import WeightsError
-from sohes_cli.model.files import MODEL_FORMAT, find_model
+from sohes_cli.model.files import MODEL_FORMAT
+from sohes_cli.model.location import find_model
 from sohes_cli.model.public_weights import load_public
 from sohes_cli.training.checkpoints import load_module, read_tensors, stored_description
 

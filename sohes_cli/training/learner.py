@@ -18,7 +18,7 @@ from torch import nn
 
 from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.model.backbone import start_weights
-from sohes_cli.model.files import MODEL_NAME
+from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.pixels import network_input
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention

@@ -17,9 +17,8 @@ from sohes_cli.data.sources import LabeledPhotographs, open_labeled
 from sohes_cli.errors import UsageError
 from sohes_cli.explore.shards import shard_of_environment
 from sohes_cli.explore.weights import file_sha256
-from sohes_cli.inference.segmenter import default_checkpoint
 from sohes_cli.model.config import STRIDE
-from sohes_cli.model.files import MODEL_NAME, find_model
+from sohes_cli.model.location import MODEL_NAME, default_checkpoint, find_model
 from sohes_cli.training.correct_config import CorrectConfig, correct_config
 from sohes_cli.training.distribution import by_main, check_device, default_workers, require_divisible, require_same_step
 from sohes_cli.training.initial import settings_of

@@ -21,7 +21,8 @@ from sohes_cli import bundled
 from sohes_cli.bundled import bundle as module
 from sohes_cli.bundled.bundle import LARGEST_BYTES, bundle
 from sohes_cli.errors import UsageError, WeightsError
-from sohes_cli.model.files import MODEL_NAME, load_model, save_model
+from sohes_cli.model.files import load_model, save_model
+from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.training.checkpoints import read_tensors, write_tensors
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from sohes_cli.config import to_plain
 from sohes_cli.errors import ConfigError, SohesError, UsageError, WeightsError
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import geometric_forest, head_forest
-from sohes_cli.inference.segmenter import Segmenter, default_checkpoint
-from sohes_cli.model.files import MODEL_NAME, save_model
+from sohes_cli.inference.segmenter import Segmenter
+from sohes_cli.model.files import save_model
+from sohes_cli.model.location import MODEL_NAME, default_checkpoint
 from sohes_cli.training.config import TrainConfig
 
 

@@ -11,7 +11,8 @@ from model_cases import SMALL, small_model
 from safetensors.torch import load_file, save_file
 
 from sohes_cli.errors import UsageError, WeightsError
-from sohes_cli.model.files import MODEL_FORMAT, MODEL_NAME, load_model, save_model
+from sohes_cli.model.files import MODEL_FORMAT, load_model, save_model
+from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.training.checkpoints import read_tensors, with_prefix, write_tensors
 
 if TYPE_CHECKING:
