@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from sohes_kernels import mask_areas, mask_intersections
 
+from sohes_cli.inference.forest import geometric_forest
 from sohes_cli.inference.postprocess import mask_logits
+from sohes_cli.masks import PackedMasks
 from sohes_cli.model.output import ENTITY, NO_OBJECT
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.model.output import Output
 
-__all__ = ["Agreement", "Likeness", "compare_labels", "likeness"]
+__all__ = ["Agreement", "Likeness", "compare_labels", "forest_of", "likeness", "unfound_labels"]
 
 _SAME = 0.5  # IoU
 _COMPARED = 20  # queries of an image
@@ -58,11 +60,21 @@ def compare_labels(teacher: Tensor, initial: Tensor) -> Agreement:
     n, m = len(teacher), len(initial)
     if not (n and m):
         return Agreement(n, n, m, m, 0.0)
-    mine, others = _words(teacher.numpy()), _words(initial.numpy())
-    shared = mask_intersections(mine, others)
-    iou = shared / (mask_areas(mine)[:, None] + mask_areas(others) - shared)
+    iou = _ious(teacher, initial)
     best, best_initial = iou.max(1), iou.max(0)
     return Agreement(n, int((best < _SAME).sum()), m, int((best_initial < _SAME).sum()), float(best.sum()))
+
+
+def unfound_labels(teacher: Tensor, initial: Tensor) -> Tensor:
+    """The initial labels that none of the teacher's is like, ascending indices, int64 [K]; masks as in `compare_labels`."""
+    if not len(teacher):
+        return torch.arange(len(initial))
+    return torch.from_numpy(np.flatnonzero((_ious(teacher, initial) < _SAME).all(0)))
+
+
+def forest_of(bits: Tensor, size: tuple[int, int]) -> Tensor:
+    """The parents, by geometry, of packed masks of a view of this (height, width), int64 [N], -1 for a root."""
+    return torch.tensor(geometric_forest(PackedMasks(_words(bits.numpy()), *size)).parents, dtype=torch.int64)
 
 
 class Likeness(NamedTuple):
@@ -117,6 +129,13 @@ def _mean_iou(masks: Tensor) -> Tensor:
     shared, areas = masks @ masks.T, masks.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
     return (iou.sum() - count) / (count * (count - 1))
+
+
+def _ious(teacher: Tensor, initial: Tensor) -> NDArray[np.float64]:
+    mine, others = _words(teacher.numpy()), _words(initial.numpy())
+    shared = mask_intersections(mine, others)
+    ious: NDArray[np.float64] = shared / (mask_areas(mine)[:, None] + mask_areas(others) - shared)
+    return ious
 
 
 def _words(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -48,6 +48,8 @@ class TeacherConfig:
         area_large: likewise; 96 x 96 pixels by default.
         nms_iou: a mask with at least this IoU with a better one is dropped.
         hierarchy: `geometry` for the forest of phase 1, from the masks; `head` for that of the teacher's ancestor head.
+        keep_initial: whether initial labels that none of the teacher's is like (IoU 0.5) stay labels in its branch, as far as
+            `data.max_labels` goes; the forest of both is then from the masks. For models that find less than their labels tell.
     """
 
     ema_decay: float = -1.0
@@ -59,6 +61,7 @@ class TeacherConfig:
     area_large: float = 96**2 / 1024**2
     nms_iou: float = 0.9
     hierarchy: str = "geometry"
+    keep_initial: bool = False
 
     def __post_init__(self) -> None:
         require(self.ema_decay == -1 or 0 <= self.ema_decay < 1, "teacher.ema_decay", self.ema_decay, "from 0 to below 1, or -1 to choose")

@@ -5,7 +5,8 @@
 
 The student is a `Learner`, so a branch is what a step of phase 2 is; branches are taken one after the other, so a step needs no more memory
 for gradients than one of phase 2. The teacher is asked without gradients, in eval mode. A view in which it accepts nothing keeps its
-initial labels in both branches: to learn from it as empty would teach the student, and then the teacher, to find less and less.
+initial labels in both branches: to learn from it as empty would teach the student, and then the teacher, to find less and less. With
+`teacher.keep_initial` the initial labels that it has not found stay beside those that it accepts.
 
 Source: Cao et al. 2024, self-correction; weights of the branches as in HASSOD (Cao et al. 2023), where the teacher's branch has no
 mask loss, and here has one.
@@ -31,7 +32,7 @@ from sohes_cli.model.config import STRIDE
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention
-from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, likeness
+from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, forest_of, likeness, unfound_labels
 from sohes_cli.training.distribution import together
 from sohes_cli.training.learner import RETRY, Branch, Learner, advising
 from sohes_cli.training.moving_average import relative_distance, update_teacher
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from sohes_cli.data.batch import Batch, Example
     from sohes_cli.data.examples import ValidationExamples
@@ -197,12 +199,21 @@ class Correction:
     def _taught(self, batch: Batch, labels: list[TeacherLabels]) -> Batch:
         """The strong view with the teacher's labels, and the initial ones where none of the teacher's lies in view."""
         pairs = []
-        for found, masks, parents in zip(labels, batch.masks, batch.parents, strict=True):
-            pairs.append((found.masks, found.parents) if len(found.masks) else (masks, parents))
+        for found, masks, parents, size in zip(labels, batch.masks, batch.parents, batch.sizes, strict=True):
+            pairs.append(self._joined(found, masks, size) if len(found.masks) else (masks, parents))
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         every_mask, every_parent = (tuple(pair[i] for pair in pairs) for i in (0, 1))
         taught = replace(batch, pixels=pixels, masks=every_mask, parents=every_parent, weak=None)
         return strong_batch(taught, self.config.views, self.config.run.seed)
+
+    def _joined(self, found: TeacherLabels, initial: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The teacher's labels of a view of this (height, width), with the best initial ones that it has not found if these are kept."""
+        room = self.config.data.max_labels - len(found.masks) if self.config.teacher.keep_initial else 0
+        kept = initial[unfound_labels(found.masks, initial)[:room]] if room else initial[:0]
+        if not len(kept):
+            return found.masks, found.parents
+        masks = torch.cat([found.masks, kept])
+        return masks, forest_of(masks, size)
 
     def _accepted_numbers(self, labels: list[TeacherLabels]) -> dict[str, float]:
         """How many labels the teacher gives a photograph, by size, and of what score; over all processes."""

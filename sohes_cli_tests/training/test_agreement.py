@@ -9,7 +9,7 @@ from criterion_cases import SCENES, make_output, pack
 from segment_cases import disc_logits, output_of
 
 from sohes_cli.model.output import Output
-from sohes_cli.training.agreement import Agreement, compare_labels, likeness
+from sohes_cli.training.agreement import Agreement, compare_labels, forest_of, likeness, unfound_labels
 
 
 def random_masks(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -53,6 +53,23 @@ def test_counts_are_those_of_the_definition(size: tuple[int, int], seed: int) ->
     assert found[:4] == expected[:4]
     assert found.iou == pytest.approx(expected.iou)
     assert [type(count) for count in found] == [int, int, int, int, float]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (30, 41)])
+@pytest.mark.parametrize("seed", range(4))
+def test_unfound_labels_are_the_rejected_ones(size: tuple[int, int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    teacher, initial = random_masks(int(rng.integers(0, 5)), *size, rng), random_masks(int(rng.integers(1, 9)), *size, rng)
+    initial[: len(teacher) // 2] = teacher[: len(teacher) // 2][: len(initial)]
+    expected = [i for i, mask in enumerate(initial) if all(iou_of(mask, other) < 0.5 for other in teacher)]
+    assert unfound_labels(packed(teacher), packed(initial)).tolist() == expected
+
+
+def test_the_forest_of_packed_masks_is_that_of_what_they_cover() -> None:
+    masks = np.zeros((4, 13, 21), np.bool_)
+    masks[0, 2:5, 3:6], masks[1, 1:8, 1:12], masks[2], masks[3, 9:, 15:] = True, True, True, True
+    masks[2, :, 20] = False
+    assert forest_of(packed(masks), (13, 21)).tolist() == [1, 2, -1, -1]  # the last one lies by a sixth outside of the third
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (4, 0)])

@@ -7,14 +7,20 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
+from criterion_cases import pack
 from safetensors.torch import load_file
 from train_cases import after_steps, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config, write_scene
 
 from sohes_cli.errors import SohesError, StoreError, UsageError
 from sohes_cli.model.files import load_model, save_model
+from sohes_cli.training.correct_config import correct_config
+from sohes_cli.training.correction import Correction
+from sohes_cli.training.initial import settings_of
 from sohes_cli.training.session import Sources, corrected_run, train_run
+from sohes_cli.training.teacher_labels import TeacherLabels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,11 +238,33 @@ def test_the_teacher_is_full_precision_whatever_that_of_a_step(instructed: Path,
     assert all(bool(t.isfinite().all()) for t in teacher.values())
 
 
-@pytest.mark.parametrize("switch", ["teacher.threshold=fixed", "teacher.hierarchy=head", "views.weak=crop", "branches.initial=[0,0]"])
+@pytest.mark.parametrize(
+    "switch",
+    ["teacher.threshold=fixed", "teacher.hierarchy=head", "teacher.keep_initial=true", "views.weak=crop", "branches.initial=[0,0]"],
+)
 def test_every_switch_makes_another_run(instructed: Path, out: Path, whole: Path, switch: str) -> None:
     fixed = ("teacher.score_fixed=0.5",) if "fixed" in switch else ()
     assert correct(instructed, out, switch, *fixed)
     assert [line["loss"] for line in lines_of(out)] != [line["loss"] for line in lines_of(whole)]
+
+
+def test_initial_labels_that_the_teacher_has_not_found_stay_as_far_as_there_is_room(instructed: Path) -> None:
+    masks = torch.zeros(5, 16, 24, dtype=torch.bool)
+    masks[0, :, :12], masks[1, :, :11], masks[2, 3:9, 2:8], masks[3, :, 14:], masks[4, 4:8, 16:20] = True, True, True, True, True
+    bits = pack(masks)
+    found = TeacherLabels(bits[:1], torch.tensor([-1]), np.array([0.9]), np.array([0.5]), 1)
+    for keep, most, expected, parents in [
+        (True, 100, [0, 2, 3, 4], [-1, 0, -1, 2]),  # the second is what the teacher has found
+        (True, 3, [0, 2, 3], [-1, 0, -1]),
+        (True, 1, [0], [-1]),
+        (False, 100, [0], [-1]),
+    ]:
+        config = correct_config(
+            settings_of(instructed), assignments=[f"teacher.keep_initial={str(keep).lower()}", f"data.max_labels={most}"]
+        )
+        joined, forest = Correction(config, "cpu", instructed)._joined(found, bits[1:], (16, 24))
+        assert torch.equal(joined, bits[expected])
+        assert forest.tolist() == parents
 
 
 def test_a_student_without_any_mask_has_collapsed_and_one_that_is_not_finite_is_told_of(
