@@ -48,6 +48,7 @@ VARIANTS: dict[str, tuple[str, ...] | None] = {
     "no strong view": ("views.jitter=0", "views.grayscale=0", "views.blur=0", "views.erase=0"),
     "nothing erased": ("views.erase=0",),
     "hierarchy of the ancestor head": ("teacher.hierarchy=head",),
+    "initial labels kept": ("teacher.keep_initial=true",),
 }
 COLUMNS = ("ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large", "part_of_recall", "link_precision", "masks_per_image")
 _LOGGED = ("teacher_labels", "teacher_new", "initial_rejected", "ema_distance")

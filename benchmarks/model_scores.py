@@ -7,7 +7,7 @@ DIR holds one folder a data set with `images/` and a COCO `annotations.json`. Th
 whose best masks the models learned from; the second a pool of Felzenszwalb segmentations, which have no hierarchy. All rows are scored by
 `sohes evaluate`. `--half tune` or `report` takes every second photograph: for choices, and for the numbers that are then told. The models
 of `--models` segment as `sohes segment` does by default, or with the options that follow the path (`"large=runs/correct --size 384"`).
-Finished rows are kept.
+Rows that an earlier call has finished are kept, if they are of the same model, options and annotations.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import json
 import re
 import shlex
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ablation import chosen_truth, run
+from ablation import chosen_truth, finished_rows, run
 from label_scores import scores
 from rich.console import Console
 from rich.table import Table
@@ -39,32 +40,41 @@ COLUMNS = (
 )
 
 
-def found_by(name: str, command: str, truth: Path, images: list[Path], work: Path) -> Path:
+def found_by(name: str, model: Path, options: list[str], truth: Path, images: list[Path], work: Path) -> Path:
     """What a row's method finds in photographs: a label folder or a COCO result file."""
     out = work / re.sub(r"[^a-z0-9]+", "-", name.lower()) / truth.stem
     if name == PEER:
         return pooled(truth, images, out.with_suffix(".json"))
-    how = ["--method", "explore"] if name == LABELS else ["--checkpoint", *shlex.split(command)]
-    run("segment", *images, *how, "--out", out, "--no-pictures")
+    how = ["--method", "explore"] if name == LABELS else ["--checkpoint", model, *options]
+    run("segment", *images, *how, "--out", out, "--no-pictures", "--overwrite")
     return out
 
 
 def pooled(truth: Path, images: list[Path], out: Path) -> Path:
     """A COCO result file of the peer's masks."""
-    ids = {image["file_name"]: image["id"] for image in json.loads(truth.read_text())["images"]}
+    ids = [image["id"] for image in json.loads(truth.read_text())["images"]]  # in the order of `images`
     with ProcessPoolExecutor() as processes:
         pools = list(processes.map(felzenszwalb_pool, images))
-    masks = [{"image_id": ids[path.name], "category_id": 1, **mask} for path, pool in zip(images, pools, strict=True) for mask in pool]
+    masks = [{"image_id": i, "category_id": 1, **mask} for i, pool in zip(ids, pools, strict=True) for mask in pool]
     write_atomically(out, [json.dumps(masks).encode()])
     return out
 
 
-def row_of(name: str, command: str, folder: Path, arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """One row: the scores of a method on one set."""
-    truth, images = chosen_truth(folder, arguments.half, arguments.limit, work)
-    found = scores(truth, [found_by(name, command, truth, images, work)])[0]
-    model = {} if name in (LABELS, PEER) else {"model_sha256": file_sha256(find_model(Path(shlex.split(command)[0]))), "command": command}
-    return {"method": name, "set": folder.name, "images": found["images"], **{key: found[key] for key in COLUMNS}, **model}
+def row_of(name: str, command: str, folder: Path) -> dict[str, Any]:
+    """What tells a row from others: the method and what it has learned, and the set."""
+    described = {"method": name, "set": folder.name, "annotations_sha256": file_sha256(folder / "annotations.json")}
+    if name in (LABELS, PEER):
+        return described
+    path, *options = shlex.split(command)
+    return {**described, "model_sha256": file_sha256(find_model(Path(path))), "options": options}
+
+
+def scored(row: dict[str, Any], command: str, folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """A row with its scores."""
+    truth, images = chosen_truth(folder, arguments.half, arguments.limit, arguments.work)
+    path, *options = shlex.split(command) or [""]
+    found = scores(truth, [found_by(row["method"], Path(path), options, truth, images, arguments.work)])[0]
+    return {**row, "images": found["images"], **{key: found[key] for key in COLUMNS}, "commit": conditions()["commit"]}
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
@@ -91,16 +101,6 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def finished_rows(arguments: argparse.Namespace, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier call with the same settings."""
-    if not arguments.out.exists():
-        return []
-    report = json.loads(arguments.out.read_text())
-    if report["settings"] != settings:
-        raise SystemExit(f"{arguments.out} was made with other settings ({report['settings']}): delete it, or name another file with --out")
-    return list(report["rows"])
-
-
 def main() -> None:
     """Score every method on every set and write the table."""
     arguments = parsed()
@@ -108,14 +108,14 @@ def main() -> None:
     if not folders:
         raise SystemExit(f"--data {arguments.data} has no folder with an annotations.json.")
     settings = {"half": arguments.half, "limit": arguments.limit}
-    rows = finished_rows(arguments, settings)
-    models = dict(item.split("=", 1) for item in arguments.models)
-    for name, command in {LABELS: "", PEER: "", **models}.items():
-        for folder in folders:
-            if (name, folder.name) not in {(row["method"], row["set"]) for row in rows}:
-                rows.append({**row_of(name, command, folder, arguments, arguments.work), "commit": conditions()["commit"]})
-                report = {"conditions": conditions(), "settings": settings, "rows": rows}
-                write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
+    before, rows = finished_rows(arguments.out, settings), []
+    methods = {LABELS: "", PEER: "", **dict(item.split("=", 1) for item in arguments.models)}
+    for (name, command), folder in product(methods.items(), folders):
+        row = row_of(name, command, folder)
+        done = next((other for other in before if all(other.get(key) == value for key, value in row.items())), None)
+        rows.append(done or scored(row, command, folder, arguments))
+        report = {"conditions": conditions(), "settings": settings, "rows": rows}
+        write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
     print_table(rows)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -85,7 +84,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measured(arguments.checkpoint, sample(Path(folder)), arguments.runs)
-    report = {"conditions": conditions(), "cores": os.cpu_count(), "runs": arguments.runs, "pixels": [_HEIGHT, _WIDTH], "rows": rows}
+    report = {"conditions": conditions(), "runs": arguments.runs, "pixels": [_HEIGHT, _WIDTH], "rows": rows}
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     table = Table(title=f"{_WIDTH} x {_HEIGHT} px, median of {arguments.runs}")
     for column in ("command", "whole command [s]", "times loading", "one photograph [s]"):

@@ -74,7 +74,7 @@ BACKBONE = BundledFile(
     sha256="",
     kind="backbone",
     command="sohes pretrain",
-    instead="--backbone color-texture",
+    instead="--backbone color-texture, or --weights random in sohes train",
 )
 MODEL = BundledFile(
     path=_FOLDER / "model.safetensors",

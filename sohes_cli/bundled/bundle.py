@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -52,10 +52,10 @@ def bundle(source: Path) -> dict[str, str]:
         StoreError: if the file cannot be written.
     """
     is_backbone = _is_backbone(source)
-    file = find_backbone(str(source)) if is_backbone else find_model(source)
+    file = find_backbone(str(source.absolute())) if is_backbone else find_model(source)
     target = (bundled.BACKBONE if is_backbone else bundled.MODEL).path
     tensors, description = read_tensors(file, BACKBONE_FORMAT if is_backbone else MODEL_FORMAT)
-    description = {"source_sha256": file_sha256(file), **description}  # of what is bundled again, that of the first source stays
+    description = _without_paths({"source_sha256": file_sha256(file), **description})  # bundled again, the first source's hash stays
     with tempfile.TemporaryDirectory() as folder:
         halved = Path(folder) / target.name
         write_tensors(halved, _halved(tensors, file), description)
@@ -63,6 +63,15 @@ def bundle(source: Path) -> dict[str, str]:
         write_atomically(target, [halved.read_bytes()])
     told = {name: str(description[name]) for name in _FACTS if name in description}
     return {"file": str(target), "bytes": str(target.stat().st_size), **told, "sha256": file_sha256(target)}
+
+
+def _without_paths(description: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of its run, with the name alone of weights that the run started from."""
+    config = description.get("config", {})
+    model = config.get("model", {})
+    if "weights" not in model:
+        return description
+    return {**description, "config": {**config, "model": {**model, "weights": Path(model["weights"]).name}}}
 
 
 def _is_backbone(source: Path) -> bool:

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from sohes_cli.errors import StoreError, UsageError
+from sohes_cli.model.location import MODEL_NAME
 
 __all__ = ["ExportFormat", "export"]
 
-_MODEL_NAME, _MODEL_SUFFIX = "model.safetensors", ".safetensors"
+_MODEL_SUFFIX = ".safetensors"
 
 
 class ExportFormat(StrEnum):
@@ -37,7 +38,7 @@ def export(
 
     Example: sohes export labels/ --format coco --out labels.json
     """
-    is_model = (source / _MODEL_NAME).is_file() or (source.is_file() and source.suffix == _MODEL_SUFFIX)
+    is_model = (source / MODEL_NAME).is_file() or (source.is_file() and source.suffix == _MODEL_SUFFIX)
     chosen = export_format or (ExportFormat.onnx if is_model else ExportFormat.coco)
     if is_model and chosen == ExportFormat.coco:
         raise UsageError(f"{source} is a model, which --format coco cannot hold.", "Use --format onnx, or give a label folder.")

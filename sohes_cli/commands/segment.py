@@ -35,7 +35,7 @@ def segment(
         typer.Option("--out", "-o", help="Label folder to write, with pictures; an unfinished one is continued.", show_default=False),
     ] = None,
     checkpoint: Annotated[
-        Path | None,
+        str | None,  # not a Path, to which ./bundled is bundled
         typer.Option(
             help="Run of sohes train, its model file, or bundled for the model of the package.",
             show_default="runs/correct, runs/instruct or else bundled, if there is one",
@@ -69,7 +69,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Find masks and their forest with a trained model.
+    """Find masks and their forest, with a trained model if there is one.
 
     Example: sohes segment photo.jpg --tree
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -79,19 +78,21 @@ class ModelMethod:
 
     Args:
         segmenter: the model.
-        file: its file, whose hash a label folder records.
+        file: its file.
+        sha256: of the file when it was read.
         batch: photographs in one pass, 0 to choose: 8 on a GPU, else 1, since a CPU gains nothing from more.
         reason: why this model, in a few words; empty if it was asked for.
     """
 
     segmenter: Segmenter
     file: Path
+    sha256: str
     batch: int = 0
     reason: str = ""
 
     @classmethod
     def load(
-        cls, checkpoint: Path | None = None, *, size: int | None = None, batch_size: int = 0, device: str = "auto", **settings: Any
+        cls, checkpoint: str | Path | None = None, *, size: int | None = None, batch_size: int = 0, device: str = "auto", **settings: Any
     ) -> ModelMethod:
         """Read a model file.
 
@@ -105,11 +106,12 @@ class ModelMethod:
         Raises:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
         """
-        from sohes_cli.inference.segmenter import Segmenter  # loads PyTorch, which phase 1 does not need
+        from sohes_cli.explore.weights import file_sha256
+        from sohes_cli.inference.segmenter import Segmenter  # both load PyTorch, which phase 1 does not need
 
         config, file = SegmentConfig(**settings), model_file(checkpoint)
         segmenter = Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, config=config)
-        return cls(segmenter, file, batch_size, "" if checkpoint else reason_for(file))
+        return cls(segmenter, file, file_sha256(file), batch_size, "" if checkpoint else reason_for(file))
 
     @property
     def working_size(self) -> int:
@@ -130,19 +132,13 @@ class ModelMethod:
     @property
     def identity(self) -> dict[str, Any]:
         """What runs, for JSON: the `method`, and file and hash of its `model`."""
-        return {"method": "model", "model": {"file": str(self.file), "sha256": self._sha256}}
-
-    @cached_property
-    def _sha256(self) -> str:
-        from sohes_cli.explore.weights import file_sha256  # loads PyTorch
-
-        return file_sha256(self.file)
+        return {"method": "model", "model": {"file": str(self.file), "sha256": self.sha256}}
 
     def manifest(self, images: str) -> Manifest:
         """What decides the labels; `images` is the manifest's entry for the image folder."""
         segmenter = self.segmenter
         settings = {"method": "model", "image_size": segmenter.image_size, "precision": segmenter.precision, **asdict(segmenter.config)}
-        identity = {"name": segmenter.model.config.backbone, "sha256": self._sha256}
+        identity = {"name": segmenter.model.config.backbone, "sha256": self.sha256}
         return Manifest(_PHASE, images, settings, identity, _versions("sohes", "numpy", "torch", "timm", "numba", "pillow"))
 
     def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:

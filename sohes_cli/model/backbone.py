@@ -190,7 +190,7 @@ def start_weights(backbone: AdaptedVit, config: ModelConfig) -> None:
     if config.weights == "pretrained":
         full.load_state_dict(VitBackbone(config.backbone).model.state_dict())
     else:
-        file = find_backbone(config.weights, "--set model.weights")
+        file = find_backbone(config.weights, "--weights")
         load_into(full, load_state_dict(Path(file)), str(file))
     state = {name: tensor for name, tensor in full.state_dict().items() if name in backbone.vit.state_dict()}
     backbone.vit.load_state_dict(state)

@@ -53,7 +53,7 @@ def reason_for(file: Path) -> str:
     """Why `model_file` takes a file when none is named, as a part of a sentence."""
     if file == bundled.MODEL.path:
         return f"it ships with sohes, and {_NO_RUN}"
-    return "the last phase that was trained here"
+    return "of the last phase that has a run here"
 
 
 def model_file(path: str | Path | None) -> Path:

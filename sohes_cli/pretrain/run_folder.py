@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sohes_cli.config import to_plain
 from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME
+from sohes_cli.pretrain.config import PretrainConfig
 from sohes_cli.pretrain.photometric import IMAGENET_MEAN, IMAGENET_STD
 from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints, write_tensors
 from sohes_cli.training.run_folder import RunFolder, RunKind
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from sohes_cli.pretrain.config import PretrainConfig
     from sohes_cli.pretrain.sources import ImageSource
     from sohes_cli.pretrain.training import Pretraining
 
 __all__ = ["pretrain_run", "save_run"]
 
-_KIND = RunKind("sohes pretrain", "sohes-pretrain", {"photographs": "photographs_sha256"}, outputs=(BACKBONE_NAME,))
+_INPUTS = {"photographs": "photographs_sha256"}
+_KIND = RunKind("sohes pretrain", "sohes-pretrain", _INPUTS, outputs=(BACKBONE_NAME,), defaults=to_plain(PretrainConfig()))
 
 
 def pretrain_run(path: Path, source: ImageSource, config: PretrainConfig, precision: str) -> RunFolder:

@@ -16,9 +16,7 @@ import numpy as np
 import torch
 from sohes_kernels import mask_areas, mask_intersections
 
-from sohes_cli.inference.forest import geometric_forest
 from sohes_cli.inference.postprocess import mask_logits
-from sohes_cli.masks import PackedMasks
 from sohes_cli.model.output import ENTITY, NO_OBJECT
 
 if TYPE_CHECKING:
@@ -29,9 +27,10 @@ if TYPE_CHECKING:
 
     from sohes_cli.model.output import Output
 
-__all__ = ["Agreement", "Likeness", "compare_labels", "forest_of", "likeness", "unfound_labels"]
+__all__ = ["Agreement", "Likeness", "compare_labels", "joined_forest", "likeness", "unfound_labels"]
 
 _SAME = 0.5  # IoU
+_COVER = 0.9  # of the smaller mask, as in phase 1
 _COMPARED = 20  # queries of an image
 _LEAST_CELLS = 8 * 8
 _LEAST_LABELS = 3
@@ -67,14 +66,39 @@ def compare_labels(teacher: Tensor, initial: Tensor) -> Agreement:
 
 def unfound_labels(teacher: Tensor, initial: Tensor) -> Tensor:
     """The initial labels that none of the teacher's is like, ascending indices, int64 [K]; masks as in `compare_labels`."""
-    if not len(teacher):
-        return torch.arange(len(initial))
     return torch.from_numpy(np.flatnonzero((_ious(teacher, initial) < _SAME).all(0)))
 
 
-def forest_of(bits: Tensor, size: tuple[int, int]) -> Tensor:
-    """The parents, by geometry, of packed masks of a view of this (height, width), int64 [N], -1 for a root."""
-    return torch.tensor(geometric_forest(PackedMasks(_words(bits.numpy()), *size)).parents, dtype=torch.int64)
+def joined_forest(teacher: tuple[Tensor, Tensor], initial: tuple[Tensor, Tensor]) -> Tensor:
+    """One forest of two: each root becomes a part of the smallest mask of the other one that covers nine tenths of it.
+
+    Within either forest everything stays as it was, for what a crop shows of two masks may not tell any more which is part of which.
+
+    Args:
+        teacher: masks as in `compare_labels`, [N, bytes], and their parents, int64 [N], -1 for a root.
+        initial: likewise, [K, bytes] and [K].
+
+    Returns:
+        The parents of the teacher's masks and, after them, of the initial ones, int64 [N + K].
+    """
+    bits, n = _words(torch.cat([teacher[0], initial[0]]).numpy()), len(teacher[0])
+    areas, shared = mask_areas(bits), mask_intersections(bits)
+    joined = [*teacher[1].tolist(), *(parent + n if parent >= 0 else -1 for parent in initial[1].tolist())]
+    for root in [i for i, parent in enumerate(joined) if parent < 0]:
+        others = range(n, len(joined)) if root < n else range(n)
+        covering = [i for i in others if shared[i, root] >= _COVER * areas[root] and areas[i] > areas[root]]
+        free = [i for i in covering if root not in _chain(i, joined)]
+        joined[root] = min(free, key=lambda i: (int(areas[i]), i), default=-1)
+    return torch.tensor(joined, dtype=torch.int64)
+
+
+def _chain(mask: int, parents: Sequence[int]) -> list[int]:
+    """A mask and its ancestors."""
+    chain = []
+    while mask >= 0:
+        chain.append(mask)
+        mask = parents[mask]
+    return chain
 
 
 class Likeness(NamedTuple):

@@ -38,7 +38,7 @@ class DataConfig:
     scale: tuple[float, ...] = (0.1, 2.0)
     flip: float = 0.5
     max_labels: int = 200
-    label_choice: str = "best"
+    label_choice: str = "random"
     min_area_px: int = 16
     min_visible: float = 0.2
     validation: int = -1
@@ -177,7 +177,7 @@ class TrainConfig:
 TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny": {
         "model": MODEL_PRESETS["tiny"],
-        "data": {"image_size": 192, "scale": (0.5, 1.5), "max_labels": 100},
+        "data": {"image_size": 192, "scale": (0.5, 1.5), "max_labels": 100, "label_choice": "best"},
         "loss": {"points": 1024, "oversample": 2.0},
         "optimizer": {"steps": 150, "batch_size": 4, "learning_rate": 1e-3, "backbone_rate": 1.0, "warmup": 0.05, "gradient_clip": 1.0},
         "run": {"log_every": 10, "checkpoint_every": 50, "picture_every": 50},

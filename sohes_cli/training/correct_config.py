@@ -49,7 +49,7 @@ class TeacherConfig:
         nms_iou: a mask with at least this IoU with a better one is dropped.
         hierarchy: `geometry` for the forest of phase 1, from the masks; `head` for that of the teacher's ancestor head.
         keep_initial: whether initial labels that none of the teacher's is like (IoU 0.5) stay labels in its branch, as far as
-            `data.max_labels` goes; the forest of both is then from the masks. For models that find less than their labels tell.
+            `data.max_labels` goes. For models that find less than their labels tell.
     """
 
     ema_decay: float = -1.0

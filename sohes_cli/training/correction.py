@@ -27,12 +27,13 @@ import torch
 from sohes_cli.data.batch import WeakBatch, collate
 from sohes_cli.data.jitter import full_crop
 from sohes_cli.data.strong_view import strong_batch
+from sohes_cli.data.targets import prune_forest
 from sohes_cli.errors import SohesError
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.segmentation_model import EntityModel
 from sohes_cli.pretrain.networks import use_fused_attention
-from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, forest_of, likeness, unfound_labels
+from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, joined_forest, likeness, unfound_labels
 from sohes_cli.training.distribution import together
 from sohes_cli.training.learner import RETRY, Branch, Learner, advising
 from sohes_cli.training.moving_average import relative_distance, update_teacher
@@ -199,21 +200,21 @@ class Correction:
     def _taught(self, batch: Batch, labels: list[TeacherLabels]) -> Batch:
         """The strong view with the teacher's labels, and the initial ones where none of the teacher's lies in view."""
         pairs = []
-        for found, masks, parents, size in zip(labels, batch.masks, batch.parents, batch.sizes, strict=True):
-            pairs.append(self._joined(found, masks, size) if len(found.masks) else (masks, parents))
+        for found, masks, parents in zip(labels, batch.masks, batch.parents, strict=True):
+            pairs.append(self._joined(found, masks, parents) if len(found.masks) else (masks, parents))
         pixels = batch.pixels.to(self.accelerator.device, non_blocking=True)
         every_mask, every_parent = (tuple(pair[i] for pair in pairs) for i in (0, 1))
         taught = replace(batch, pixels=pixels, masks=every_mask, parents=every_parent, weak=None)
         return strong_batch(taught, self.config.views, self.config.run.seed)
 
-    def _joined(self, found: TeacherLabels, initial: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The teacher's labels of a view of this (height, width), with the best initial ones that it has not found if these are kept."""
+    def _joined(self, found: TeacherLabels, initial: Tensor, parents: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's labels of a view and, if these are kept, the first of the initial ones that it has not found."""
         room = self.config.data.max_labels - len(found.masks) if self.config.teacher.keep_initial else 0
-        kept = initial[unfound_labels(found.masks, initial)[:room]] if room else initial[:0]
-        if not len(kept):
+        if room == 0:
             return found.masks, found.parents
-        masks = torch.cat([found.masks, kept])
-        return masks, forest_of(masks, size)
+        kept = unfound_labels(found.masks, initial)[:room]
+        forest = torch.from_numpy(prune_forest(parents.numpy(), kept.numpy()))
+        return torch.cat([found.masks, initial[kept]]), joined_forest((found.masks, found.parents), (initial[kept], forest))
 
     def _accepted_numbers(self, labels: list[TeacherLabels]) -> dict[str, float]:
         """How many labels the teacher gives a photograph, by size, and of what score; over all processes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sohes_cli.config import to_plain
 from sohes_cli.model.files import BEST_NAME
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.training.config import TrainConfig
@@ -41,14 +42,22 @@ class Phase:
 
 
 INSTRUCT = Phase(
-    RunKind("sohes train --phase instruct", "sohes-instruct", _INPUTS, _FREE, (MODEL_NAME, BEST_NAME), _FOLDERS),
+    RunKind("sohes train --phase instruct", "sohes-instruct", _INPUTS, _FREE, (MODEL_NAME, BEST_NAME), _FOLDERS, to_plain(TrainConfig())),
     TrainConfig,
     ("loss", "loss_validation", "ancestor_accuracy", "images_per_second"),
 )
 """Phase 2: a model learns from the labels of phase 1."""
 
 CORRECT = Phase(
-    RunKind("sohes train --phase correct", "sohes-correct", _INPUTS, _FREE, (MODEL_NAME, STUDENT_NAME, BEST_NAME), _FOLDERS),
+    RunKind(
+        "sohes train --phase correct",
+        "sohes-correct",
+        _INPUTS,
+        _FREE,
+        (MODEL_NAME, STUDENT_NAME, BEST_NAME),
+        _FOLDERS,
+        to_plain(CorrectConfig()),
+    ),
     CorrectConfig,
     ("loss", "loss_validation", "teacher_labels", "teacher_new", "initial_rejected", "images_per_second"),
 )

@@ -46,6 +46,7 @@ class RunKind:
         free: settings (GROUP.NAME) that decide nothing of the weights and may change.
         outputs: names of files that they write beside the common ones, removed by `--overwrite`.
         folders: folders of such files, by name, with the pattern of those files.
+        defaults: settings by group, as `to_plain` gives them: what the run of an older version did that does not name one yet.
     """
 
     command: str
@@ -54,6 +55,7 @@ class RunKind:
     free: tuple[str, ...] = ("run.log_every", "run.checkpoint_every", "run.keep")
     outputs: tuple[str, ...] = ()
     folders: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def describe(self, config: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any], *packages: str) -> dict[str, Any]:
         """The content of `run.json`: format, inputs, settings and the versions of packages.
@@ -155,7 +157,7 @@ def _read(file: Path, kind: RunKind, to_remove: bool = False) -> dict[str, Any] 
 def _require_same(path: Path, kind: RunKind, there: dict[str, Any], now: dict[str, Any]) -> None:
     inputs = " and ".join(kind.inputs)
     hint = f"Give the same settings and {inputs} to continue it, another --out, or --overwrite to begin anew."
-    before, wanted = _flat(there["config"]), _flat(now["config"])
+    before, wanted = _flat(kind.defaults) | _flat(there["config"]), _flat(now["config"])
     changed = [name for name in wanted if name not in kind.free and before.get(name) != wanted[name]]
     if changed:
         shown = ", ".join(f"{name} ({before.get(name)} there, {wanted[name]} now)" for name in changed[:_SHOWN_SETTINGS])
@@ -172,7 +174,7 @@ def _difference(word: str, key: str, there: dict[str, Any], now: dict[str, Any])
     return f"other {word} ({before} there, {after} now)"
 
 
-def _flat(config: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _flat(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {f"{group}.{name}": value for group, values in config.items() for name, value in values.items()}
 
 

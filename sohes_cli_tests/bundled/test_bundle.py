@@ -73,6 +73,15 @@ def test_weights_become_halves_and_whole_numbers_stay(run: Path, place: Path) ->
     assert place.stat().st_size < 0.6 * (run / MODEL_NAME).stat().st_size
 
 
+def test_no_path_of_the_machine_that_trained_it_is_in_the_file(run: Path, place: Path) -> None:
+    model, description = load_model(run)
+    config = {**description["config"], "model": {**description["config"]["model"], "weights": str(run.parent / "pretrain")}}
+    save_model(run / MODEL_NAME, model, {**description, "config": config})
+    bundle(run)
+    assert load_model(place)[1]["config"]["model"]["weights"] == "pretrain"
+    assert str(run.parent).encode() not in place.read_bytes()
+
+
 @torch.no_grad()
 def test_the_model_is_loaded_in_fp32_and_says_what_the_runs_model_says(run: Path, place: Path) -> None:
     bundle(run)

@@ -58,7 +58,7 @@ def test_a_damaged_or_missing_one_is_refused(shipped: Path) -> None:
     assert "color-texture" in caught.value.hint
 
 
-@pytest.mark.parametrize("flag", ["--backbone", "--set model.weights"])
+@pytest.mark.parametrize("flag", ["--backbone", "--weights"])
 def test_a_version_without_one_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     monkeypatch.setattr(bundled, "BACKBONE", replace(bundled.BACKBONE, sha256=""))
     with pytest.raises(UsageError, match=f"{flag} bundled: .* no backbone of its own") as caught:

@@ -187,7 +187,6 @@ def test_the_toml_file_the_set_option_and_the_flags_reach_the_run(sohes: Callabl
         (["--preset", "papr"], ["--preset", "Did you mean 'paper'?"]),
         (["--config", "nowhere.toml"], ["--config", "nowhere.toml"]),
         (["--weights", "x.pth"], ["--weights", "color-texture has no weights"]),
-        (["--backbone", "bundled"], ["no backbone of its own", "sohes pretrain"]),
         (["--backbone", "bundeled"], ["Did you mean 'bundled'?"]),
         (["--backbone", "runs/nowhere"], ["runs/nowhere", "sohes pretrain"]),
         (["--workers", "-1"], ["--workers"]),

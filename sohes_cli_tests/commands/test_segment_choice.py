@@ -115,7 +115,7 @@ def test_a_run_comes_before_the_model_that_ships_and_phase_3_before_phase_2(fres
         sources[printed["model"]["file"]] = printed["model"]["sha256"]
     assert list(sources) == [str(shipped), "runs/instruct/model.safetensors", "runs/correct/model.safetensors"]
     assert all(file_sha256(fresh / file) == found for file, found in sources.items())
-    assert "Model runs/correct/model.safetensors (the last phase that was trained here) on" in run().stderr
+    assert "Model runs/correct/model.safetensors (of the last phase that has a run here) on" in run().stderr
     bundled_again = json.loads(run("--json", "--checkpoint", "bundled").stdout)
     assert bundled_again["model"] == {"file": str(shipped), "sha256": bundled.MODEL.sha256}
 

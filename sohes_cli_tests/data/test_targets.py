@@ -162,11 +162,11 @@ def test_targets_are_the_labels_that_are_large_enough(crop: Crop, n: int, min_ar
 
 
 @settings(max_examples=100, deadline=None)
-@given(crop=crops(), at_most=st.integers(1, 6), seed=SEEDS)
-def test_at_most_so_many_targets_all_of_the_record(crop: Crop, at_most: int, seed: int) -> None:
+@given(crop=crops(), at_most=st.integers(1, 6), choice=st.sampled_from(["best", "random"]), seed=SEEDS)
+def test_at_most_so_many_targets_all_of_the_record(crop: Crop, at_most: int, choice: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     record, masks = record_for(crop, 12, rng)
-    found, _ = crop_targets(record, crop, DataConfig(max_labels=at_most, min_area_px=1, min_visible=0.0), rng)
+    found, _ = crop_targets(record, crop, DataConfig(max_labels=at_most, min_area_px=1, min_visible=0.0, label_choice=choice), rng)
     rows = {row.tobytes() for row in packed(indexed(masks, crop))}
     assert len(found) <= at_most
     assert all(row.tobytes() in rows for row in found.numpy())

@@ -9,7 +9,7 @@ from criterion_cases import SCENES, make_output, pack
 from segment_cases import disc_logits, output_of
 
 from sohes_cli.model.output import Output
-from sohes_cli.training.agreement import Agreement, compare_labels, forest_of, likeness, unfound_labels
+from sohes_cli.training.agreement import Agreement, compare_labels, joined_forest, likeness, unfound_labels
 
 
 def random_masks(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
@@ -65,11 +65,42 @@ def test_unfound_labels_are_the_rejected_ones(size: tuple[int, int], seed: int) 
     assert unfound_labels(packed(teacher), packed(initial)).tolist() == expected
 
 
-def test_the_forest_of_packed_masks_is_that_of_what_they_cover() -> None:
-    masks = np.zeros((4, 13, 21), np.bool_)
-    masks[0, 2:5, 3:6], masks[1, 1:8, 1:12], masks[2], masks[3, 9:, 15:] = True, True, True, True
-    masks[2, :, 20] = False
-    assert forest_of(packed(masks), (13, 21)).tolist() == [1, 2, -1, -1]  # the last one lies by a sixth outside of the third
+def joined(teacher: list[np.ndarray], parents: list[int], initial: list[np.ndarray], initial_parents: list[int]) -> list[int]:
+    sets = ((packed(np.stack(masks)), torch.tensor(above)) for masks, above in ((teacher, parents), (initial, initial_parents)))
+    return joined_forest(*sets).tolist()
+
+
+def rectangle(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    mask = np.zeros((20, 30), np.bool_)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def test_roots_of_one_forest_join_the_smallest_mask_of_the_other_that_covers_them() -> None:
+    whole, half, part, far = rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 10), rectangle(2, 2, 8, 8), rectangle(5, 22, 15, 30)
+    inside, leaning = rectangle(3, 3, 6, 6), rectangle(0, 8, 4, 12)  # the latter lies by half in the half
+    assert joined([whole, half], [-1, 0], [part, far, inside, leaning], [-1, -1, 0, -1]) == [-1, 0, 1, -1, 2, 0]
+    assert joined([part, inside], [-1, 0], [whole, half], [-1, 0]) == [3, 0, -1, 2]
+
+
+def test_what_either_forest_says_stays_though_the_view_no_longer_shows_it() -> None:
+    seen = rectangle(0, 0, 20, 10)  # of a person as much as of the shirt, which fills the view
+    speck = rectangle(1, 1, 3, 3)
+    assert joined([seen, seen], [-1, 0], [speck], [-1]) == [-1, 0, 0]
+    assert joined([speck], [-1], [seen, seen], [1, -1]) == [1, 2, -1]
+
+
+def test_two_forests_that_cover_each_other_make_no_circle() -> None:
+    large, small, medium = rectangle(0, 0, 20, 30), rectangle(0, 0, 4, 4), rectangle(0, 0, 10, 10)
+    assert joined([small, large], [-1, 0], [medium], [-1]) == [2, 0, -1]  # a part larger than its whole, as a crop can show it
+    assert joined([large], [-1], [medium], [-1]) == [-1, 0]
+
+
+def test_forests_without_masks_can_be_joined() -> None:
+    one = packed(rectangle(0, 0, 3, 3)[None])
+    nothing = (one[:0], torch.empty(0, dtype=torch.int64))
+    assert joined_forest((one, torch.tensor([-1])), nothing).tolist() == [-1]
+    assert joined_forest(nothing, nothing).tolist() == []
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (4, 0)])

@@ -254,7 +254,7 @@ def test_initial_labels_that_the_teacher_has_not_found_stay_as_far_as_there_is_r
     bits = pack(masks)
     found = TeacherLabels(bits[:1], torch.tensor([-1]), np.array([0.9]), np.array([0.5]), 1)
     for keep, most, expected, parents in [
-        (True, 100, [0, 2, 3, 4], [-1, 0, -1, 2]),  # the second is what the teacher has found
+        (True, 100, [0, 2, 3, 4], [-1, 0, -1, 2]),  # the first initial one, of which the second is a part, is what the teacher has found
         (True, 3, [0, 2, 3], [-1, 0, -1]),
         (True, 1, [0], [-1]),
         (False, 100, [0], [-1]),
@@ -262,7 +262,7 @@ def test_initial_labels_that_the_teacher_has_not_found_stay_as_far_as_there_is_r
         config = correct_config(
             settings_of(instructed), assignments=[f"teacher.keep_initial={str(keep).lower()}", f"data.max_labels={most}"]
         )
-        joined, forest = Correction(config, "cpu", instructed)._joined(found, bits[1:], (16, 24))
+        joined, forest = Correction(config, "cpu", instructed)._joined(found, bits[1:], torch.tensor([-1, 0, -1, 2]))
         assert torch.equal(joined, bits[expected])
         assert forest.tolist() == parents
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,6 +45,18 @@ def run(tmp_path: Path) -> RunFolder:
     run.begin()
     write_tensors(checkpoint_path(run.checkpoints, 2), {"x": torch.zeros(1)}, {"step": 2})
     return run
+
+
+def test_a_run_of_an_older_version_did_what_the_defaults_say(run: RunFolder) -> None:
+    newer = replace(KIND, defaults={"model": {"width": 8}})
+    for width, fits in ((8, True), (16, False)):
+        description = newer.describe({**CONFIG, "model": {**CONFIG["model"], "width": width}}, INPUTS)
+        there = RunFolder(run.path, newer, description)
+        if fits:
+            there.begin()
+        else:
+            with pytest.raises(UsageError, match=r"model\.width \(8 there, 16 now\)"):
+                there.begin()
 
 
 def names(folder: Path) -> set[str]:
