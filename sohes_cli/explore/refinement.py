@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.config import RefinementConfig
 
-__all__ = ["fill_holes", "refine", "snap_to_units"]
+__all__ = ["fill_holes", "paired_ious", "refine", "snap_to_units"]
 
 _SUPERPIXEL_SCALE = 20.0
 _SUPERPIXEL_AREA_PX = 20
@@ -52,7 +52,7 @@ def refine(
     refined = _redrawn(masks, pixels, config.method, units)
     if config.fill_holes:
         refined = fill_holes(refined)
-    survivors = np.flatnonzero((refined.areas() > 0) & (_ious(masks, refined) >= config.min_iou))
+    survivors = np.flatnonzero((refined.areas() > 0) & (paired_ious(masks, refined) >= config.min_iou))
     return refined[survivors], survivors
 
 
@@ -117,7 +117,7 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return filled
 
 
-def _ious(a: PackedMasks, b: PackedMasks) -> NDArray[np.float64]:
+def paired_ious(a: PackedMasks, b: PackedMasks) -> NDArray[np.float64]:
     """IoU of each mask with the one of the same index, float64 [N]; 0 for two empty masks."""
     shared = np.bitwise_count(a.bits & b.bits).sum(axis=1, dtype=np.int64)
     ious: NDArray[np.float64] = shared / np.maximum(a.areas() + b.areas() - shared, 1)

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from sohes_cli.config import require
 
-__all__ = ["FORESTS", "SegmentConfig"]
+__all__ = ["FORESTS", "REFINEMENTS", "SegmentConfig"]
 
 FORESTS = ("head", "geometry")
 """The two sources of a forest: the ancestor head, and which mask covers which."""
+
+REFINEMENTS = ("none", "superpixels")
+"""What happens to the masks' edges."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +24,18 @@ class SegmentConfig:
         min_score: the least score of a mask.
         max_masks: the most masks of an image.
         nms_iou: a mask with at least this IoU with a better one is dropped; 1 drops equal masks only.
+        refine: `superpixels` redraws each mask along the photograph's edges, see `sohes_cli.inference.snapping`; `none` leaves it.
     """
 
     forest: str = "head"
     min_score: float = 0.01
     max_masks: int = 1000
     nms_iou: float = 0.9
+    refine: str = "none"
 
     def __post_init__(self) -> None:
         require(self.forest in FORESTS, "segment.forest", self.forest, f"one of {', '.join(FORESTS)}")
         require(0 <= self.min_score <= 1, "segment.min_score", self.min_score, "a score in [0, 1]")
         require(self.max_masks >= 1, "segment.max_masks", self.max_masks, "at least 1")
         require(0 < self.nms_iou <= 1, "segment.nms_iou", self.nms_iou, "above 0 and at most 1")
+        require(self.refine in REFINEMENTS, "segment.refine", self.refine, f"one of {', '.join(REFINEMENTS)}")

@@ -19,12 +19,14 @@ import torch
 from sohes_cli.data.batch import pad_images
 from sohes_cli.data.jitter import full_crop
 from sohes_cli.errors import SohesError, UsageError, WeightsError
+from sohes_cli.explore.images import reduced_size
 from sohes_cli.explore.weights import torch_device
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
 from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, find_masks
 from sohes_cli.inference.prediction import Prediction
+from sohes_cli.inference.snapping import SNAPPED_SIDE, snap_masks
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import load_model
 from sohes_cli.model.location import model_file
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.explore.images import Photograph
     from sohes_cli.inference.inputs import ImageInput
+    from sohes_cli.inference.postprocess import FoundMasks
     from sohes_cli.model.output import Output
     from sohes_cli.model.segmentation_model import EntityModel
 
@@ -161,8 +164,14 @@ class Segmenter:
             )
             raise SohesError(message, "Lower --batch-size or --size, or use --device cpu.") from error
 
+    def _masks(self, photo: Photograph, output: Output, image: int, size: tuple[int, int]) -> FoundMasks:
+        if self.config.refine == "none":
+            return find_masks(output, image, size, (photo.height, photo.width), self.config)
+        found = find_masks(output, image, size, reduced_size(photo.height, photo.width, SNAPPED_SIDE), self.config)
+        return snap_masks(found, photo.pixels, self.config)
+
     def _prediction(self, photo: Photograph, output: Output, image: int, size: tuple[int, int]) -> Prediction:
-        found = find_masks(output, image, size, (photo.height, photo.width), self.config)
+        found = self._masks(photo, output, image, size)
         probabilities = ancestor_probabilities(self.model.ancestor_head, output, image, found.queries)
         by_head = self.config.forest == "head"
         forest = head_forest(probabilities, found.masks) if by_head else geometric_forest(found.masks)

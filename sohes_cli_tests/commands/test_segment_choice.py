@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +148,7 @@ def test_method_model_demands_one():
         ["--forest", "geometry"],
         ["--min-score", "0"],
         ["--max-masks", "5"],
+        ["--refine", "superpixels"],
         ["--size", "64"],
         ["--batch-size", "1"],
         ["--device", "cpu"],
@@ -162,7 +164,8 @@ def test_flags_of_a_model_are_refused_where_there_is_none(fresh, flags):
 def test_flags_of_a_model_are_for_the_one_that_ships_as_well(tmp_path):
     printed = json.loads(run("--max-masks", 2, "--size", 64, "--forest", "geometry", "--json").stdout)
     assert printed["masks"] == 2
-    assert run("--max-masks", 2, "--size", 64, "--out", "out").exit_code == 0
+    assert run("--max-masks", 2, "--size", 64, "--refine", "superpixels", "--out", "out").exit_code == 0
+    assert read_manifest(Path("out")).config["refine"] == "superpixels"
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.config["method"], manifest.config["image_size"]) == ("model", 64)
     assert manifest.backbone["sha256"] == bundled.MODEL.sha256

@@ -157,7 +157,7 @@ def test_arguments_out_of_range_are_refused(arguments, word):
         Segmenter(tiny_model(), **{"image_size": 64, "device": "cpu", **arguments})
 
 
-@pytest.mark.parametrize("setting", [{"forest": "tree"}, {"min_score": 1.5}, {"max_masks": 0}, {"nms_iou": 0.0}])
+@pytest.mark.parametrize("setting", [{"forest": "tree"}, {"min_score": 1.5}, {"max_masks": 0}, {"nms_iou": 0.0}, {"refine": "crf"}])
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):
         SegmentConfig(**setting)
