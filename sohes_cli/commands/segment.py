@@ -80,7 +80,7 @@ def segment(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
-    """Find masks and their forest, with a trained model if there is one.
+    """Find masks and their forest in photographs.
 
     Example: sohes segment photo.jpg --tree
     """

@@ -189,5 +189,4 @@ def test_cases_name_their_sizes():
     case = train.step_case("small", "cuda", side=1024, labels=100)
     assert (case.name, case.dtype) == ("small, 1024 px", "bfloat16")
     assert case.shapes == {"images": (2, 3, 1024, 1024), "labels": (100,), "points": (train_config("small").loss.points,)}
-    assert segment.segment_case("tiny", "cpu", side=480).shapes["masks"] == (train_config("tiny").model.queries,)
-    assert segment.segment_case("base", "cpu", side=480).shapes["masks"] == (100,)
+    assert {segment.segment_case(preset, "cpu", side=480).shapes["masks"] for preset in ("tiny", "base")} == {(100,)}

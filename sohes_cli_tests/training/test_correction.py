@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 STEPS = 5
 EASY = ("teacher.score_small=0.2", "teacher.score_large=0.2")  # a model of a few steps is sure of little
+FULL = "optimizer.precision=fp32"  # which is otherwise chosen anew, and is bf16 on some processors
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -61,7 +62,7 @@ def out(tmp_path: Path) -> Path:
 
 def correct(instructed: Path, out: Path, *assignments: str, steps: int = STEPS, **options: Any) -> bool:
     """Run phase 3 from a model, on the labels of its run."""
-    given = (f"optimizer.steps={steps}", *EASY, *assignments)
+    given = (f"optimizer.steps={steps}", *EASY, FULL, *assignments)
     sources, config = corrected_run(Sources(init=instructed), None, given, {})
     return train_run(sources, out, config, device="cpu", **{"workers": 0} | options)
 
@@ -86,7 +87,7 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(
 
 def test_two_processes_take_the_steps_of_one(launch: Callable, instructed: Path, out: Path, tmp_path: Path) -> None:
     still = "model.drop_path=0.0"  # which draws from a generator of each process
-    flags = [part for assignment in (*EASY, still) for part in ("--set", assignment)]
+    flags = [part for assignment in (*EASY, FULL, still) for part in ("--set", assignment)]
     result = launch(
         *("train", "--phase", "correct", "--init", instructed, *flags, "--steps", 3, "--device", "cpu", "--workers", 0, "--out", out)
     )
@@ -215,7 +216,8 @@ def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(instructed: Path, 
     with pytest.raises(SohesError, match=r"collapsed.*(masks|scores) are all alike.*learning-rate"):
         correct(instructed, out, "run.checkpoint_every=3", steps=9)
     assert steps_kept(out) == [3]
-    assert [line["mask_likeness"] > 0.85 for line in lines_of(out)] == [False] * 3 + [True] * 2
+    assert [line["score_deviation"] < 1e-3 for line in lines_of(out)] == [False] * 3 + [True] * 2
+    assert [line["mask_likeness"] > 0.85 for line in lines_of(out)[:4]] == [False] * 3 + [True]  # the last step may have no masks left
 
 
 def test_a_collapsed_model_is_not_gone_on_from(instructed: Path, out: Path, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def _correct_config(config: TrainConfig, assignments: tuple[str, ...]) -> Correc
     from sohes_cli.config import to_plain
     from sohes_cli.training.correct_config import correct_config
 
-    return correct_config(to_plain(config), None, (*_EASY, *assignments))
+    precision = f"optimizer.precision={config.optimizer.precision}"  # which is otherwise chosen anew
+    return correct_config(to_plain(config), None, (*_EASY, precision, *assignments))
 
 
 def _with_weak_views(batch: Batch) -> Batch:
