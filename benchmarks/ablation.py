@@ -121,17 +121,17 @@ def _slug(name: str, seed: int) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()) + f"-{seed}"
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Each variant's mean over sets and seeds."""
-    table = Table(title=f"mean over {len({row['set'] for row in rows})} sets and {len({row['seed'] for row in rows})} seeds")
-    table.add_column("variant")
-    for column in COLUMNS:
+def print_means(title: str, rows: list[dict[str, Any]], key: str, columns: tuple[str, ...]) -> None:
+    """A line for each value of `key`: the mean of each column over the rows that have a number there."""
+    table = Table(title=title)
+    table.add_column(key)
+    for column in columns:
         table.add_column(column, justify="right")
-    for name in dict.fromkeys(row["variant"] for row in rows):
-        mine = [row for row in rows if row["variant"] == name]
-        known = ([row[column] for row in mine if row[column] is not None] for column in COLUMNS)
+    for name in dict.fromkeys(row[key] for row in rows):
+        mine = [row for row in rows if row[key] == name]
+        known = ([row[column] for row in mine if row[column] is not None] for column in columns)
         table.add_row(name, *(f"{fmean(values):.1f}" if values else "-" for values in known))
-    Console(width=180).print(table)
+    Console(width=200).print(table)
 
 
 def finished_rows(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -186,7 +186,8 @@ def main() -> None:
             rows.append({**scored(name, seed, folder, model, arguments, work), "commit": conditions()["commit"]})
             report = {"conditions": conditions(), "settings": settings, "rows": rows}
             write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
-    print_table(rows)
+    title = f"mean over {len({row['set'] for row in rows})} sets and {len({row['seed'] for row in rows})} seeds"
+    print_means(title, rows, "variant", COLUMNS)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,10 @@ import shlex
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-from ablation import chosen_truth, finished_rows, run
+from ablation import chosen_truth, finished_rows, print_means, run
 from label_scores import scores
-from rich.console import Console
-from rich.table import Table
 from sohes_benchmarks.conditions import conditions
 from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
@@ -77,18 +74,6 @@ def scored(row: dict[str, Any], command: str, folder: Path, arguments: argparse.
     return {**row, "images": found["images"], **{key: found[key] for key in COLUMNS}, "commit": conditions()["commit"]}
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """Each method's mean over sets; of hierarchies, over the sets that have parts."""
-    table = Table(title=f"mean over {len({row['set'] for row in rows})} sets, percent")
-    table.add_column("method")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for name in dict.fromkeys(row["method"] for row in rows):
-        known = ([row[column] for row in rows if row["method"] == name and row[column] is not None] for column in COLUMNS)
-        table.add_row(name, *(f"{fmean(values):.1f}" if values else "-" for values in known))
-    Console(width=200).print(table)
-
-
 def parsed() -> argparse.Namespace:
     """The options of a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -116,7 +101,7 @@ def main() -> None:
         rows.append(done or scored(row, command, folder, arguments))
         report = {"conditions": conditions(), "settings": settings, "rows": rows}
         write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
-    print_table(rows)
+    print_means(f"mean over {len(folders)} sets (of hierarchies, over those that have parts), percent", rows, "method", COLUMNS)
 
 
 if __name__ == "__main__":

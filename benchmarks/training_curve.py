@@ -25,13 +25,13 @@ PANELS = {
 }
 
 
-def joined(runs: list[Path]) -> list[dict[str, Any]]:
-    """The lines of all runs, with the steps of the runs before added."""
-    lines: list[dict[str, Any]] = []
+def joined(runs: list[Path]) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of all runs, with the steps of the runs before added, and the steps at which the next one begins."""
+    lines, ends = list[dict[str, Any]](), [0]
     for run in runs:
-        before = lines[-1]["step"] if lines else 0
-        lines += [{**line, "step": line["step"] + before} for line in read_metrics(run)]
-    return lines
+        lines += [{**line, "step": line["step"] + ends[-1]} for line in read_metrics(run)]
+        ends.append(lines[-1]["step"])
+    return lines, ends[1:-1]
 
 
 def draw(lines: list[dict[str, Any]], ends: list[int], path: Path) -> None:
@@ -63,8 +63,7 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of sohes train, in the order in which they went on")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    lines = joined(arguments.runs)
-    ends = [joined(arguments.runs[: i + 1])[-1]["step"] for i in range(len(arguments.runs) - 1)]
+    lines, ends = joined(arguments.runs)
     configs = {run.name: json.loads((run / "run.json").read_text())["config"] for run in arguments.runs}
     report = {"conditions": conditions(), "settings": configs, "ends": ends, "metrics": lines}
     arguments.out.write_text(json.dumps(report) + "\n")

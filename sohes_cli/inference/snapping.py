@@ -30,7 +30,7 @@ SNAPPED_SIDE = 640
 """Masks of an image with more than this squared pixels are redrawn at this working size, the one of phase 1."""
 
 _SCALE = 160.0
-"""Of the superpixels: of 20 to 160, the one that raised AR most (`benchmarks/results/model_scores.json` has what it is worth)."""
+"""Of the superpixels: of 10 to 320, the one that raised AR most (`benchmarks/results/model_scores.json` has what it is worth)."""
 
 _LEAST_AREA_PX = 20
 _LEAST_IOU = 0.5
