@@ -9,16 +9,31 @@ import multiprocessing
 import os
 import signal
 import threading
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["available_cores", "children_killed_on", "end_with_parent", "without_interrupts"]
+__all__ = [
+    "available_cores",
+    "children_killed_on",
+    "end_with_parent",
+    "first_finished",
+    "interrupts_held",
+    "result_of",
+    "submitted",
+    "without_interrupts",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_PATIENCE_S = 0.2  # Ctrl-C is heard that often while nothing finishes
 
 
 def available_cores() -> int:
@@ -39,6 +54,48 @@ def without_interrupts(*others: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Hear Ctrl-C and SIGTERM at the end of the block only; for the main thread, any other has nothing to do with them.
+
+    A handler that raises may do so between a lock's acquisition and the code that releases it. A future that is left locked so stops the
+    executor's own thread, and the program waits for that for ever.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for held in received:
+            signal.raise_signal(held)
+
+
+def submitted(executor: ProcessPoolExecutor, work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
+    """Hand work to an executor, whose new processes do not hear Ctrl-C."""
+    with interrupts_held(), without_interrupts():
+        return executor.submit(work, *arguments, **named)
+
+
+def first_finished(pending: set[Future[R]]) -> tuple[set[Future[R]], set[Future[R]]]:
+    """Wait until one of the futures is done; Ctrl-C ends the waiting but leaves every future whole. Returns those done and the others."""
+    while True:
+        with interrupts_held():
+            finished, others = wait(pending, timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
+        if finished:
+            return finished, others
+
+
+def result_of(future: Future[R]) -> R:
+    """The result of a future that is done, or its error."""
+    with interrupts_held():
+        return future.result()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
@@ -22,7 +22,7 @@ from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
 from sohes_cli.evaluation.image_scores import MOST_PROBLEMS, ImageOutcome, ImageTask, score_image
 from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
 from sohes_cli.labels.sources import LabelSource, open_source
-from sohes_cli.processes import available_cores, children_killed_on, end_with_parent, without_interrupts
+from sohes_cli.processes import available_cores, children_killed_on, end_with_parent, first_finished, result_of, submitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -136,13 +136,12 @@ def _windowed(executor: ProcessPoolExecutor, tasks: Iterator[ImageTask], window:
     """The outcomes in order of completion, with no more than `window` tasks under way."""
     pending: set[Future[ImageOutcome]] = set()
     while True:
-        with without_interrupts():  # the main process ends the others
-            pending |= {executor.submit(score_image, task) for task in islice(tasks, window - len(pending))}
+        pending |= {submitted(executor, score_image, task) for task in islice(tasks, window - len(pending))}
         if not pending:
             return
-        finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+        finished, pending = first_finished(pending)
         for future in finished:
-            yield future.result()
+            yield result_of(future)
 
 
 def _refuse_problems(outcomes: list[ImageOutcome]) -> None:

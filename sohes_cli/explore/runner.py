@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import traceback
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from sohes_cli.errors import SohesError, StoreError
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
 from sohes_cli.explore.timing import StepTimes
 from sohes_cli.labels.store import LabelStore
-from sohes_cli.processes import children_killed_on, end_with_parent, without_interrupts
+from sohes_cli.processes import children_killed_on, end_with_parent, first_finished, result_of, submitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -103,29 +103,25 @@ def explore_names(
 def _explore_in_workers(job: Job, names: Iterator[str], workers: int, report: Callable[[Done], None], stopped: Callable[[], bool]) -> None:
     """Keep one photograph more in flight than there are workers, so that none waits and memory does not grow with their number."""
     pending: set[Future[Done]] = set()
-    with _worker_processes(job, workers, stopped) as submit:
+    with _worker_processes(job, workers, stopped) as executor:
         while True:
             if not stopped():
-                pending |= {submit(name) for name in islice(names, workers + 1 - len(pending))}
+                pending |= {submitted(executor, _explore_in_worker, name) for name in islice(names, workers + 1 - len(pending))}
             if not pending:
                 return
-            finished, pending = wait(pending, return_when=FIRST_COMPLETED)
+            finished, pending = first_finished(pending)
             for future in finished:
-                report(future.result())
+                report(result_of(future))
 
 
 @contextmanager
-def _worker_processes(job: Job, workers: int, stopped: Callable[[], bool]) -> Iterator[Callable[[str], Future[Done]]]:
+def _worker_processes(job: Job, workers: int, stopped: Callable[[], bool]) -> Iterator[ProcessPoolExecutor]:
     """Start worker processes on demand, and end them with the block."""
     executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,))
 
-    def submit(name: str) -> Future[Done]:
-        with without_interrupts():  # Ctrl-C is ours to handle, so that no record is cut short
-            return executor.submit(_explore_in_worker, name)
-
     try:
         with children_killed_on(KeyboardInterrupt):
-            yield submit
+            yield executor
     except BrokenProcessPool as error:
         if not stopped():  # else whoever asked us to stop has told the workers, too
             raise SohesError(
