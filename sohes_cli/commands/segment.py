@@ -57,6 +57,13 @@ def segment(
         MaskRefinement | None,
         typer.Option(help="superpixels redraws masks along the photograph's edges, which helps small models.", show_default="none"),
     ] = None,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            help="Views that vote on the masks, up to 8: other sizes, and mirrored. More find more and take longer.",
+            show_default="1",
+        ),
+    ] = None,
     cut_level: Annotated[
         int | None,
         typer.Option(min=0, help="Also write a flat partition: the forest cut at this level, 0 for the roots.", show_default=False),
@@ -92,7 +99,8 @@ def segment(
 
     cut = None if cut_level is None and granularity is None else Cut(cut_level or 0, granularity)
     delivery = Delivery(out, tree, as_json, cut, pictures, overwrite)
-    settings = {"forest": forest and forest.value, "refine": refine and refine.value, "min_score": min_score, "max_masks": max_masks}
+    kept = {"min_score": min_score, "max_masks": max_masks, "views": views}
+    settings = {"forest": forest and forest.value, "refine": refine and refine.value, **kept}
     place = {"checkpoint": checkpoint, "size": size, "batch_size": batch_size, "device": device}
     found = gather_images(images, out)
     if not segment_images(found, choose_method(method and method.value, {**place, **settings}), delivery):

@@ -111,7 +111,8 @@ class Crop:
             window = scaled[self.top : self.top + self.height, self.left : self.left + self.width]
         else:
             window = self._resized_window(pixels)
-        return np.ascontiguousarray(window[:, ::-1] if self.flipped else window, dtype=np.uint8)
+        # a copy, for ascontiguousarray leaves a single mirrored column its negative stride, which tensors must not have
+        return np.array(window[:, ::-1] if self.flipped else window, np.uint8, order="C")
 
     def _resized_window(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The window alone from the part of the photograph that it shows, to its borders as if the whole were resized."""

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 from sohes_cli.config import require
 
-__all__ = ["FORESTS", "REFINEMENTS", "SegmentConfig"]
+__all__ = ["FORESTS", "MOST_VIEWS", "REFINEMENTS", "SegmentConfig"]
 
 FORESTS = ("head", "geometry")
 """The two sources of a forest: the ancestor head, and which mask covers which."""
 
 REFINEMENTS = ("none", "superpixels")
 """What happens to the masks' edges."""
+
+MOST_VIEWS = 8
+"""Four sizes of the photograph, each of them also mirrored; see `sohes_cli.inference.voting`."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class SegmentConfig:
         max_masks: the most masks of an image.
         nms_iou: a mask with at least this IoU with a better one is dropped; 1 drops equal masks only.
         refine: `superpixels` redraws each mask along the photograph's edges, see `sohes_cli.inference.snapping`; `none` leaves it.
+        views: of the photograph that vote on its masks, see `sohes_cli.inference.voting`; 1 is the photograph as it is.
     """
 
     forest: str = "head"
@@ -32,6 +36,7 @@ class SegmentConfig:
     max_masks: int = 1000
     nms_iou: float = 0.9
     refine: str = "none"
+    views: int = 1
 
     def __post_init__(self) -> None:
         require(self.forest in FORESTS, "segment.forest", self.forest, f"one of {', '.join(FORESTS)}")
@@ -39,3 +44,4 @@ class SegmentConfig:
         require(self.max_masks >= 1, "segment.max_masks", self.max_masks, "at least 1")
         require(0 < self.nms_iou <= 1, "segment.nms_iou", self.nms_iou, "above 0 and at most 1")
         require(self.refine in REFINEMENTS, "segment.refine", self.refine, f"one of {', '.join(REFINEMENTS)}")
+        require(1 <= self.views <= MOST_VIEWS, "segment.views", self.views, f"from 1 to {MOST_VIEWS}")

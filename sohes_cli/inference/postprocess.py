@@ -31,7 +31,18 @@ if TYPE_CHECKING:
     from sohes_cli.inference.config import SegmentConfig
     from sohes_cli.model.output import Output
 
-__all__ = ["LARGEST_SIDE", "FoundMasks", "ancestor_probabilities", "find_masks", "mask_logits", "sample_masks", "upsample_masks"]
+__all__ = [
+    "LARGEST_SIDE",
+    "FoundMasks",
+    "ScoredMasks",
+    "ancestor_probabilities",
+    "distinct_masks",
+    "find_masks",
+    "mask_logits",
+    "sample_masks",
+    "score_masks",
+    "upsample_masks",
+]
 
 LARGEST_SIDE = 2000
 """Masks of an image with more than this squared pixels are made at a working size and written at the full one."""
@@ -51,7 +62,20 @@ class FoundMasks(NamedTuple):
     queries: NDArray[np.int64]
 
 
-@torch.no_grad()
+class ScoredMasks(NamedTuple):
+    """The masks of one photograph as the network gives them.
+
+    Args:
+        logits: of K masks, float32 [K, ceil(height / 4), ceil(width / 4)], on the network's device.
+        scores: float64 [K] in [0, 1]; 0 for an empty mask.
+        queries: the query that each comes from, int64 [K], ascending, on the network's device.
+    """
+
+    logits: Tensor
+    scores: NDArray[np.float64]
+    queries: Tensor
+
+
 def find_masks(output: Output, image: int, size: tuple[int, int], full_size: tuple[int, int], config: SegmentConfig) -> FoundMasks:
     """The masks of one photograph of a batch, from the last stage of the decoder.
 
@@ -68,17 +92,42 @@ def find_masks(output: Output, image: int, size: tuple[int, int], full_size: tup
     Raises:
         WeightsError: if the network says nothing finite.
     """
+    scored = score_masks(output, image, size, config.min_score)
+    found = distinct_masks(scored.logits.cpu().numpy(), scored.scores, size, full_size, config)
+    return found._replace(queries=scored.queries.cpu().numpy()[found.queries])
+
+
+@torch.no_grad()
+def score_masks(output: Output, image: int, size: tuple[int, int], min_score: float) -> ScoredMasks:
+    """The masks of one photograph of a batch as logits; see `find_masks`."""
     entity = torch.softmax(output.pred_logits[-1, image].float(), -1)[:, ENTITY]
-    queries = torch.nonzero(entity >= config.min_score).flatten()
+    queries = torch.nonzero(entity >= min_score).flatten()
     logits = mask_logits(output, image, queries, size)
     if not bool(torch.isfinite(entity.sum() + logits.sum())):  # far cheaper than a look at every number
         raise WeightsError("The model gives numbers that are not finite.", "Give another checkpoint, or compute in fp32.")
-    scores = (entity[queries] * _certainty(logits)).double().cpu().numpy()
-    masks = upsample_masks(logits.cpu().numpy(), size, *reduced_size(*full_size, LARGEST_SIDE))
+    return ScoredMasks(logits, (entity[queries] * _certainty(logits)).double().cpu().numpy(), queries)
+
+
+def distinct_masks(
+    logits: NDArray[np.float32], scores: NDArray[np.float64], size: tuple[int, int], full_size: tuple[int, int], config: SegmentConfig
+) -> FoundMasks:
+    """Masks at a photograph's size from logits, without empty ones, those of a low score and near-duplicates.
+
+    Args:
+        logits: of K masks, float32 [K, ceil(height / 4), ceil(width / 4)].
+        scores: float64 [K].
+        size: (height, width) of the photograph in the network's input, without padding.
+        full_size: its (height, width) as a file.
+        config: limits of score, number and IoU.
+
+    Returns:
+        The masks, best first, whose `queries` are their rows of the logits.
+    """
+    masks = upsample_masks(logits, size, *reduced_size(*full_size, LARGEST_SIDE))
     fits = np.flatnonzero((masks.areas() > 0) & (scores >= config.min_score))
     order = fits[np.argsort(-scores[fits], kind="stable")]
     kept = order[suppress(masks[order], config.nms_iou, config.max_masks)]
-    return FoundMasks(masks[kept], scores[kept], queries.cpu().numpy()[kept])
+    return FoundMasks(masks[kept], scores[kept], kept)
 
 
 @torch.no_grad()

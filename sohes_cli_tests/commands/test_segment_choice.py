@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sohes_cli import bundled
 from sohes_cli.commands.segment import segment
-from sohes_cli.errors import SohesError, StoreError, UsageError, WeightsError
+from sohes_cli.errors import ConfigError, SohesError, StoreError, UsageError, WeightsError
 from sohes_cli.explore.weights import file_sha256
 from sohes_cli.inference.segmenter import Segmenter
 from sohes_cli.labels.manifest import read_manifest
@@ -149,6 +149,7 @@ def test_method_model_demands_one():
         ["--min-score", "0"],
         ["--max-masks", "5"],
         ["--refine", "superpixels"],
+        ["--views", "2"],
         ["--size", "64"],
         ["--batch-size", "1"],
         ["--device", "cpu"],
@@ -164,8 +165,10 @@ def test_flags_of_a_model_are_refused_where_there_is_none(fresh, flags):
 def test_flags_of_a_model_are_for_the_one_that_ships_as_well(tmp_path):
     printed = json.loads(run("--max-masks", 2, "--size", 64, "--forest", "geometry", "--json").stdout)
     assert printed["masks"] == 2
-    assert run("--max-masks", 2, "--size", 64, "--refine", "superpixels", "--out", "out").exit_code == 0
-    assert read_manifest(Path("out")).config["refine"] == "superpixels"
+    assert run("--max-masks", 2, "--size", 64, "--refine", "superpixels", "--views", 2, "--out", "out").exit_code == 0
+    settings = read_manifest(Path("out")).config
+    assert (settings["refine"], settings["views"]) == ("superpixels", 2)
+    assert_refused(run("--views", 9), ConfigError, "segment.views", "from 1 to 8")
     manifest = read_manifest(tmp_path / "out")
     assert (manifest.config["method"], manifest.config["image_size"]) == ("model", 64)
     assert manifest.backbone["sha256"] == bundled.MODEL.sha256

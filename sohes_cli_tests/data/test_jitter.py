@@ -152,3 +152,10 @@ def test_a_line_of_pixels_can_be_cropped() -> None:
     crop = full_crop(1, 5000, 64)
     assert (crop.height, crop.width) == (1, 64)
     assert crop.cut(noise(1, 5000)).shape == (1, 64, 3)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_single_column_is_fit_for_tensors(*, flipped: bool) -> None:
+    pixels = replace(full_crop(300, 2, 96), flipped=flipped).cut(np.zeros((300, 2, 3), np.uint8))
+    assert pixels.shape == (96, 1, 3)
+    assert min(pixels.strides) > 0

@@ -1,0 +1,170 @@
+"""Several views of a photograph -> one set of masks: test-time augmentation by vote.
+
+A model sees the photograph at several sizes, each of them also mirrored. What it finds in all views is likelier an entity than what it
+finds in one, and the mean of what the views show of it is nearer to it than each:
+
+    vote    v[i] = 1/V * sum over the views k of max over the masks j of view k of  s[j] * IoU(i, j)^4
+    kept    best vote first, if no kept mask has an IoU of 0.7 or more with it
+    mask    mean of the logits of each view's best match, weighted by s[j] * IoU(i, j)^4, over matches with an IoU of at least 0.7
+
+Source: votes and means are those of weighted boxes fusion (Solovyev et al. 2021), here with masks; not a part of the paper's inference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from sohes_cli.explore.pooling import suppress
+from sohes_cli.masks import PackedMasks
+from sohes_cli.model.config import MASK_STRIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["Elected", "View", "ViewMasks", "elect", "on_grid", "views_of"]
+
+_SCALES = (1.0, 1.5, 0.75, 1.25)  # of the model's own size, the most useful first
+_VOTE_POWER = 4
+_SAME_IOU = 0.7
+_SUREST = 8.0  # logits are limited to this, lest one view outvote the others
+_CHUNK = 64  # masks whose logits are averaged at once
+
+
+class View(NamedTuple):
+    """How the photograph is shown: its size in relation to the model's own, and whether mirrored, left to right."""
+
+    scale: float
+    mirrored: bool
+
+
+def views_of(count: int) -> tuple[View, ...]:
+    """The first so many views: the model's own size, the same mirrored, then other sizes likewise."""
+    return tuple(View(_SCALES[k // 2], k % 2 == 1) for k in range(count))
+
+
+class ViewMasks(NamedTuple):
+    """What one view shows, in cells of a grid over the photograph that all views share.
+
+    Args:
+        logits: of K masks, each positive somewhere, float32 [K, h, w].
+        scores: float64 [K] in (0, 1].
+        ancestors: [i, j] is the probability that mask i is an ancestor of mask j, float32 [K, K].
+    """
+
+    logits: Tensor
+    scores: NDArray[np.float64]
+    ancestors: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Elected:
+    """The masks on which the views agree.
+
+    Args:
+        logits: of N masks, float32 [N, h, w].
+        scores: their votes, float64 [N] in [0, 1], descending.
+        ancestors: [i, j] is how probably mask i is an ancestor of mask j in the mean of the views that show both, else 0; float32 [N, N].
+    """
+
+    logits: NDArray[np.float32]
+    scores: NDArray[np.float64]
+    ancestors: NDArray[np.float32]
+
+
+def on_grid(logits: Tensor, size: tuple[int, int], grid: tuple[int, int], *, mirrored: bool) -> Tensor:
+    """Mask logits of a view, interpolated at the centers of the cells of a grid over the photograph.
+
+    Args:
+        logits: float32 [K, ceil(height / 4), ceil(width / 4)].
+        size: (height, width) of the photograph in the view, in pixels, at least those of the grid.
+        grid: rows and columns.
+        mirrored: whether the view is.
+
+    Returns:
+        Float32 [K, rows, columns], upright.
+    """
+    centers = [(torch.arange(n, device=logits.device) + 0.5) / n for n in grid]
+    if mirrored:
+        centers[1] = 1 - centers[1]
+    rows, columns = (2 * at * side / (MASK_STRIDE * cells) - 1 for at, side, cells in zip(centers, size, logits.shape[1:], strict=True))
+    points = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)
+    return functional.grid_sample(logits[None], points[None], padding_mode="border", align_corners=False)[0]
+
+
+def elect(views: Sequence[ViewMasks]) -> Elected:
+    """The masks on which views agree, one for each that at least one view shows.
+
+    Args:
+        views: one or more, on the same grid and device.
+
+    Returns:
+        The masks, best first.
+    """
+    first = np.cumsum([0, *(len(view.scores) for view in views)])
+    logits = torch.cat([view.logits for view in views])
+    scores = np.concatenate([view.scores for view in views])
+    masks = PackedMasks.from_masks((logits > 0).cpu().numpy())
+    members, weights, votes = _matches(_ious(masks), scores, first)
+    order = np.argsort(-votes, kind="stable")
+    kept = order[suppress(masks[order], _SAME_IOU, len(order))]
+    members, weights = members[kept], weights[kept]
+    ancestors = _mean_ancestors(views, members - first[:-1], weights > 0)
+    return Elected(_mean_logits(logits, members, weights), votes[kept], ancestors)
+
+
+def _ious(masks: PackedMasks) -> NDArray[np.float64]:
+    areas, shared = masks.areas(), masks.intersections()
+    ious: NDArray[np.float64] = shared / np.maximum(areas[:, None] + areas - shared, 1)
+    return ious
+
+
+def _matches(
+    ious: NDArray[np.float64], scores: NDArray[np.float64], first: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Each view's best match of every mask and its weight, [N, V] each, 0 where none is alike enough; and the votes [N].
+
+    Args:
+        ious: of all masks, [N, N].
+        scores: of all masks, [N].
+        first: each view's first mask, and N, [V + 1].
+    """
+    support = scores * ious**_VOTE_POWER
+    alike = np.where(ious >= _SAME_IOU, support, 0)
+    members, weights = np.zeros((2, len(scores), len(first) - 1))
+    votes = np.zeros(len(scores))
+    for view, (start, end) in enumerate(pairwise(first)):
+        if start < end:  # a view that shows nothing votes against all
+            votes += support[:, start:end].max(1)
+            members[:, view] = start + alike[:, start:end].argmax(1)
+            weights[:, view] = alike[:, start:end].max(1)
+    return members.astype(np.int64), weights, votes / (len(first) - 1)
+
+
+def _mean_logits(logits: Tensor, members: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Of members [N, V], rows of the logits of all views, weighted."""
+    shares = torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32)).to(logits.device)
+    rows = torch.from_numpy(members).to(logits.device)
+    chunks = zip(torch.split(shares, _CHUNK), torch.split(rows, _CHUNK), strict=True)
+    means = [torch.einsum("nv,nvhw->nhw", share, logits[row].clamp(-_SUREST, _SUREST)) for share, row in chunks]
+    mean: NDArray[np.float32] = torch.cat(means).cpu().numpy()
+    return mean
+
+
+def _mean_ancestors(views: Sequence[ViewMasks], members: NDArray[np.int64], matched: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Mean over the views in which both masks have a match, of members [N, V] as indices in their own view."""
+    total, count = np.zeros((2, len(members), len(members)), np.float32)
+    for view, own, has in zip(views, members.T, matched.T, strict=True):
+        rows = np.flatnonzero(has)
+        pairs = np.ix_(rows, rows)
+        total[pairs] += view.ancestors[np.ix_(own[rows], own[rows])]
+        count[pairs] += 1
+    return (total / np.maximum(count, 1)).astype(np.float32)
