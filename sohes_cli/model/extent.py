@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import get_world_size, is_available, is_initialized
-from torch.distributed.nn.functional import all_reduce
+from torch.autograd import Function
+from torch.distributed import all_reduce, get_world_size, is_available, is_initialized
 from torch.nn import functional
 
 from sohes_cli.model.config import STRIDE
@@ -129,7 +129,7 @@ class MaskedBatchNorm(nn.BatchNorm2d):
         """Mean and variance of each channel over all processes, which also move the running ones."""
         sums = torch.stack([maps.sum((0, 2, 3)), maps.square().sum((0, 2, 3)), torch.ones_like(maps[:, :1]).sum().expand(maps.shape[1])])
         if not alone:
-            sums = all_reduce(sums)  # type: ignore[no-untyped-call] # torch's, which keeps gradients
+            sums = _SumOverProcesses.apply(sums)
         mean, square, count = sums[0] / sums[2], sums[1] / sums[2], sums[2].detach()
         variance = (square - mean.square()).clamp(min=0)
         for kept, now in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1).clamp(min=1))):
@@ -138,6 +138,22 @@ class MaskedBatchNorm(nn.BatchNorm2d):
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return mean, variance
+
+
+class _SumOverProcesses(Function):
+    """The sum of all processes' tensors, in each of them; so a gradient is the sum of theirs. PyTorch's own such function is deprecated."""
+
+    @staticmethod
+    def forward(_context: object, values: Tensor) -> Tensor:
+        total = values.clone(memory_format=torch.contiguous_format)
+        all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(_context: object, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        all_reduce(total)
+        return total
 
 
 def _cropped(maps: Tensor, cells: Sequence[tuple[int, int]]) -> list[Tensor]:
