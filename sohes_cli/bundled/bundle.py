@@ -18,6 +18,7 @@ from sohes_cli import bundled
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME, find_backbone
 from sohes_cli.explore.weights import file_sha256
+from sohes_cli.inference.config import OWN_SETTINGS, SegmentConfig
 from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.files import MODEL_FORMAT
 from sohes_cli.model.location import find_model
@@ -33,29 +34,37 @@ __all__ = ["LARGEST_BYTES", "bundle"]
 LARGEST_BYTES = 30_000_000
 """Of all bundled weights together."""
 
-_FACTS = ("step", "photographs", "labels_sha256", "image_size", "source_sha256")
+_FACTS = ("step", "photographs", "labels_sha256", "image_size", OWN_SETTINGS, "source_sha256")
 _SHOWN_NAMES = 3
 
 
-def bundle(source: Path) -> dict[str, str]:
+def bundle(source: Path, settings: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Write the weights of a run in half precision to their place in the package.
 
     Args:
         source: the folder of a run, or its file.
+        settings: with which a model is to work unless others are given: `image_size`, and those of `SegmentConfig`.
 
     Returns:
         What a model card says of the file: its size, what it tells of its run, and its SHA-256.
 
     Raises:
-        UsageError: if there are no such weights, or all bundled files together would be larger than `LARGEST_BYTES`.
+        UsageError: if there are no such weights, a backbone is given settings, or all bundled files together would be larger than
+            `LARGEST_BYTES`.
+        ConfigError: if a setting is wrong.
         WeightsError: if they are damaged, of another kind, or too large for half precision.
         StoreError: if the file cannot be written.
     """
     is_backbone = _is_backbone(source)
+    if settings and is_backbone:
+        raise UsageError(f"{source} is a backbone, which has no settings of its own.", "Leave them out.")
+    SegmentConfig(**{name: value for name, value in (settings or {}).items() if name != "image_size"})  # refuses what is wrong
     file = find_backbone(str(source.absolute())) if is_backbone else find_model(source)
     target = (bundled.BACKBONE if is_backbone else bundled.MODEL).path
     tensors, description = read_tensors(file, BACKBONE_FORMAT if is_backbone else MODEL_FORMAT)
     description = _without_paths({"source_sha256": file_sha256(file), **description})  # bundled again, the first source's hash stays
+    if settings:
+        description = {**description, OWN_SETTINGS: dict(settings)}
     with tempfile.TemporaryDirectory() as folder:
         halved = Path(folder) / target.name
         write_tensors(halved, _halved(tensors, file), description)
@@ -104,13 +113,17 @@ def _require_room(size: int, target: Path) -> None:
 
 def main(
     source: Annotated[Path, typer.Argument(metavar="RUN", help="Run of sohes train or sohes pretrain, or its file.", show_default=False)],
+    size: Annotated[int | None, typer.Option(help="Its own --size in sohes segment.", show_default=False)] = None,
+    views: Annotated[int | None, typer.Option(help="Its own --views.", show_default=False)] = None,
+    refine: Annotated[str | None, typer.Option(help="Its own --refine.", show_default=False)] = None,
 ) -> None:
     """Make the weights of a run those that ship with the package, in half precision.
 
     Example: python -m sohes_cli.bundled.bundle runs/correct
     """
+    settings = {"image_size": size, "views": views, "refine": refine}
     try:
-        facts = bundle(source)
+        facts = bundle(source, {name: value for name, value in settings.items() if value is not None})
     except SohesError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -55,13 +55,16 @@ def segment(
     ] = None,
     refine: Annotated[
         MaskRefinement | None,
-        typer.Option(help="superpixels redraws masks along the photograph's edges, which helps small models.", show_default="none"),
+        typer.Option(
+            help="superpixels redraws masks along the photograph's edges, which helps small models.",
+            show_default="the model's own, or none",
+        ),
     ] = None,
     views: Annotated[
         int | None,
         typer.Option(
             help="Views that vote on the masks, up to 8: other sizes, and mirrored. More find more and take longer.",
-            show_default="1",
+            show_default="the model's own, or 1",
         ),
     ] = None,
     cut_level: Annotated[
@@ -74,7 +77,9 @@ def segment(
     ] = None,
     min_score: Annotated[float | None, typer.Option(help="Least score of a mask.", show_default="0.01")] = None,
     max_masks: Annotated[int | None, typer.Option(help="Most masks of a photograph.", show_default="1000")] = None,
-    size: Annotated[int | None, typer.Option(help="Longer side that the model sees in pixels.", show_default="as it was trained")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Longer side that the model sees in pixels.", show_default="the model's own, or as trained")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs in one pass.", show_default="8 on a GPU, 1 on a CPU")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="auto")] = None,
     method: Annotated[

@@ -98,10 +98,10 @@ class ModelMethod:
 
         Args:
             checkpoint: the folder of a run, its model file or `bundled`; None for what `model_file` takes then.
-            size: pixels of the longer side; None for the size that the model was trained at.
+            size: pixels of the longer side; None for the model's own, or else the size that it was trained at.
             batch_size: photographs in one pass, 0 to choose.
             device: `auto` gives each process of a machine a GPU of its own.
-            settings: of `SegmentConfig`.
+            settings: of `SegmentConfig`; the others are the model's own, or else the defaults.
 
         Raises:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
@@ -109,8 +109,9 @@ class ModelMethod:
         from sohes_cli.explore.weights import file_sha256
         from sohes_cli.inference.segmenter import Segmenter  # both load PyTorch, which phase 1 does not need
 
-        config, file = SegmentConfig(**settings), model_file(checkpoint)
-        segmenter = Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, config=config)
+        SegmentConfig(**settings)  # wrong ones are told of before there is a model to look for
+        file = model_file(checkpoint)
+        segmenter = Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, **settings)
         return cls(segmenter, file, file_sha256(file), batch_size, "" if checkpoint else reason_for(file))
 
     @property
@@ -127,7 +128,8 @@ class ModelMethod:
     def description(self) -> str:
         """What runs and why, in one sentence."""
         s, reason = self.segmenter, self.reason and f" ({self.reason})"
-        return f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px."
+        views = f" in {s.config.views} views" if s.config.views > 1 else ""
+        return f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px{views}."
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sohes_cli.data.jitter import full_crop
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.explore.images import reduced_size
 from sohes_cli.explore.weights import torch_device
-from sohes_cli.inference.config import SegmentConfig
+from sohes_cli.inference.config import SegmentConfig, own_settings
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
 from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, distinct_masks, find_masks, score_masks
@@ -114,7 +114,7 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
         image_size: int | None = None,
-        config: SegmentConfig = SegmentConfig(),  # noqa: B008 (frozen)
+        **settings: Any,
     ) -> Segmenter:
         """Read a model file.
 
@@ -123,16 +123,17 @@ class Segmenter:
                 the bundled model.
             device: see the class.
             precision: see the class.
-            image_size: pixels of the longer side; None for the size that the model was trained at.
-            config: which masks are kept, and whose forest they get.
+            image_size: pixels of the longer side; None for the model's own size, or else the one that it was trained at.
+            settings: of `SegmentConfig`; the others are the model's own, which a bundled one has, or else the defaults.
 
         Raises:
-            SohesError: if there is no model, or it does not run here.
+            SohesError: if there is no model, it does not run here, or a setting is wrong.
             WeightsError: if the file is damaged or of another kind.
         """
         file = model_file(path)
         model, description = load_model(file)
-        return cls(model, image_size or _trained_size(description, file), config, device=device, precision=precision)
+        size, config = own_settings(description, image_size, settings)
+        return cls(model, size or _trained_size(description, file), config, device=device, precision=precision)
 
     def __call__(self, image: ImageInput) -> Prediction:
         """Segment one photograph.

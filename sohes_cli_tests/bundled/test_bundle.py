@@ -21,6 +21,8 @@ from sohes_cli import bundled
 from sohes_cli.bundled import bundle as module
 from sohes_cli.bundled.bundle import LARGEST_BYTES, bundle
 from sohes_cli.errors import UsageError, WeightsError
+from sohes_cli.inference.config import SegmentConfig
+from sohes_cli.inference.segmenter import Segmenter
 from sohes_cli.model.files import load_model, save_model
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.training.checkpoints import read_tensors, write_tensors
@@ -106,6 +108,22 @@ def test_what_is_in_half_precision_already_stays_as_it_is(run: Path, place: Path
     facts = bundle(run)
     place.rename(tmp_path / "again.safetensors")
     assert bundle(tmp_path / "again.safetensors") == facts
+
+
+def test_settings_that_suit_the_model_go_with_it(run: Path, place: Path) -> None:
+    result = CliRunner().invoke(app, [str(run), "--size", "96", "--views", "2", "--refine", "superpixels"])
+    assert "segment: {'image_size': 96, 'views': 2, 'refine': 'superpixels'}" in result.stdout.splitlines()
+    segmenter = Segmenter.load(place, device="cpu")
+    assert (segmenter.image_size, segmenter.config) == (96, SegmentConfig(views=2, refine="superpixels"))
+    bundle(run)
+    assert Segmenter.load(place, device="cpu").config == SegmentConfig()
+
+
+def test_wrong_settings_are_refused_before_anything_is_written(run: Path, place: Path) -> None:
+    refused = CliRunner().invoke(app, [str(run), "--views", "9"])
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "segment.views" in refused.stderr
+    assert not place.exists()
 
 
 def test_a_number_beyond_half_precision_is_refused(run: Path, place: Path) -> None:

@@ -149,6 +149,30 @@ def test_files_of_another_kind_are_refused(tmp_path):
     assert Segmenter.load(tmp_path / "sizeless.safetensors", image_size=64, device="cpu").image_size == 64
 
 
+def model_with_own(folder, own):
+    description = {"config": to_plain(TrainConfig(model=TINY)), "image_size": IMAGE_SIZE, "segment": own}
+    save_model(folder / "own.safetensors", tiny_model(), description)
+    return folder / "own.safetensors"
+
+
+def test_a_model_works_with_the_settings_that_its_file_names_unless_others_are_given(tmp_path):
+    file = model_with_own(tmp_path, {"image_size": 128, "views": 4, "refine": "superpixels"})
+    own = Segmenter.load(file, device="cpu")
+    assert (own.image_size, own.config) == (128, SegmentConfig(views=4, refine="superpixels"))
+    assert len(own.views) == 4
+    given = Segmenter.load(file, device="cpu", image_size=64, views=1, forest="geometry")
+    assert (given.image_size, given.config) == (64, SegmentConfig(views=1, refine="superpixels", forest="geometry"))
+    assert Segmenter.load(save_tiny(tmp_path / "run"), device="cpu").config == SegmentConfig()
+
+
+@pytest.mark.parametrize("own", [{"views": 99}, {"colour": "red"}, [1]])
+def test_wrong_settings_of_a_file_are_told_apart_from_wrong_ones_that_are_given(tmp_path, own):
+    with pytest.raises(WeightsError, match="own settings"):
+        Segmenter.load(model_with_own(tmp_path, own), device="cpu")
+    with pytest.raises(ConfigError, match=r"segment\.views"):
+        Segmenter.load(model_with_own(tmp_path, {}), device="cpu", views=99)
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"), [({"image_size": 16}, "--size"), ({"precision": "fp8"}, "fp8"), ({"device": "abacus"}, "abacus")]
 )
@@ -157,7 +181,9 @@ def test_arguments_out_of_range_are_refused(arguments, word):
         Segmenter(tiny_model(), **{"image_size": 64, "device": "cpu", **arguments})
 
 
-@pytest.mark.parametrize("setting", [{"forest": "tree"}, {"min_score": 1.5}, {"max_masks": 0}, {"nms_iou": 0.0}, {"refine": "crf"}])
+@pytest.mark.parametrize(
+    "setting", [{"forest": "tree"}, {"min_score": 1.5}, {"max_masks": 0}, {"nms_iou": 0.0}, {"refine": "crf"}, {"views": 0}]
+)
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):
         SegmentConfig(**setting)
