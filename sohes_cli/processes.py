@@ -1,4 +1,4 @@
-"""Worker processes: how many there may be, and how they end.
+"""Worker processes and threads: how many there may be, and how they end.
 
 They do not hear Ctrl-C, which reaches every process of a terminal: the main process tells them what to do, and they end with it.
 """
@@ -9,19 +9,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = [
     "available_cores",
     "children_killed_on",
     "end_with_parent",
     "first_finished",
+    "in_threads",
     "interrupts_held",
     "result_of",
     "submitted",
@@ -30,9 +31,11 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+_MOST_HELD = 2  # a second signal may mean more than the first; further ones do not
 _PATIENCE_S = 0.2  # Ctrl-C is heard that often while nothing finishes
 
 
@@ -67,24 +70,34 @@ def interrupts_held() -> Iterator[None]:
         yield
         return
     received: list[int] = []
-    before = {number: signal.signal(number, lambda number, _frame: received.append(number)) for number in _INTERRUPTS}
-    try:
+    with ExitStack() as at_end:  # goes on with the rest where a handler raises, and ends with what was held
+        for _ in range(_MOST_HELD):
+            at_end.callback(_raise_next, received)
+        for number in _INTERRUPTS:
+            before = signal.getsignal(number)
+            if before is not None:  # else it is not Python's
+                at_end.callback(signal.signal, number, before)
+                signal.signal(number, lambda number, _frame: received.append(number))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for held in received:
-            signal.raise_signal(held)
 
 
-def submitted(executor: ProcessPoolExecutor, work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
-    """Hand work to an executor, whose new processes do not hear Ctrl-C."""
+def _raise_next(received: list[int]) -> None:
+    if received:
+        signal.raise_signal(received.pop(0))
+
+
+def submitted(executor: Executor, work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
+    """Hand work to an executor, whose new processes and threads do not hear Ctrl-C."""
     with interrupts_held(), without_interrupts():
         return executor.submit(work, *arguments, **named)
 
 
 def first_finished(pending: set[Future[R]]) -> tuple[set[Future[R]], set[Future[R]]]:
-    """Wait until one of the futures is done; Ctrl-C ends the waiting but leaves every future whole. Returns those done and the others."""
+    """Wait until one of the futures, of which there is one at least, is done; Ctrl-C ends the waiting but leaves every future whole.
+
+    Returns:
+        Those that are done and the others.
+    """
     while True:
         with interrupts_held():
             finished, others = wait(pending, timeout=_PATIENCE_S, return_when=FIRST_COMPLETED)
@@ -93,9 +106,22 @@ def first_finished(pending: set[Future[R]]) -> tuple[set[Future[R]], set[Future[
 
 
 def result_of(future: Future[R]) -> R:
-    """The result of a future that is done, or its error."""
+    """The result of a future, or its error; Ctrl-C ends the waiting for it."""
+    first_finished({future})
     with interrupts_held():
         return future.result()
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T], most: int) -> list[R]:
+    """The results of short work on some items, in their order; Ctrl-C is heard when all of it is done.
+
+    Args:
+        work: done once an item, in any order.
+        items: none or more.
+        most: threads.
+    """
+    with interrupts_held(), ThreadPoolExecutor(max(1, min(len(items), most))) as threads:
+        return list(threads.map(work, items))
 
 
 @contextmanager

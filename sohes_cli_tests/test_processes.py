@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sohes_cli.processes import first_finished, interrupts_held, result_of, submitted
+from sohes_cli.processes import first_finished, in_threads, interrupts_held, result_of, submitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,12 +101,46 @@ def test_a_held_signal_is_not_lost_to_an_error_of_the_block() -> None:
 
 
 def test_blocks_nest_and_handlers_return() -> None:
-    reached = []
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Interrupted), interrupts_held(), held_signal(signal.SIGINT):
-        reached.append("the inner block")
-    assert reached
+    with pytest.raises(Interrupted), interrupts_held():
+        hear_in_a_block_of_its_own(reached := [])
+    assert reached == ["inner", "outer"]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def hear_in_a_block_of_its_own(reached: list[str]) -> None:
+    with held_signal(signal.SIGINT):
+        reached.append("inner")
+    reached.append("outer")
+
+
+def test_both_signals_are_handled_even_where_the_first_raises() -> None:
+    heard = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        raise Interrupted
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(Interrupted), held_signal(signal.SIGTERM):
+        signal.raise_signal(signal.SIGINT)
+    assert heard == [signal.SIGTERM, signal.SIGINT]
+    assert all(signal.getsignal(number) is interrupt for number in before)
+
+
+def test_threads_do_short_work_in_order_before_ctrl_c_is_heard() -> None:
+    done = []
+
+    def work(item: int) -> int:
+        done.append(item)
+        return item**2
+
+    assert in_threads(work, range(5), 2) == [0, 1, 4, 9, 16]
+    assert in_threads(work, [], 2) == []
+    done.clear()
+    with pytest.raises(Interrupted):
+        in_threads(lambda item: (signal.pthread_kill(threading.main_thread().ident, signal.SIGINT), work(item)), range(4), 1)
+    assert done == [0, 1, 2, 3]
 
 
 def test_other_threads_hold_nothing() -> None:
@@ -123,6 +157,14 @@ def test_other_threads_hold_nothing() -> None:
     thread.start()
     thread.join()
     assert not errors
+
+
+def test_a_result_that_does_not_come_can_be_given_up() -> None:
+    threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
+    future: Future[int] = Future()
+    with pytest.raises(Interrupted):
+        result_of(future)
+    assert lock_is_free(future)
 
 
 def mask_of_worker(_: int) -> bool:

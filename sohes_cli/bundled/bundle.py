@@ -18,7 +18,7 @@ from sohes_cli import bundled
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME, find_backbone
 from sohes_cli.explore.weights import file_sha256
-from sohes_cli.inference.config import OWN_SETTINGS, SegmentConfig
+from sohes_cli.inference.config import OWN_SETTINGS, check_own
 from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.files import MODEL_FORMAT
 from sohes_cli.model.location import find_model
@@ -43,7 +43,8 @@ def bundle(source: Path, settings: Mapping[str, Any] | None = None) -> dict[str,
 
     Args:
         source: the folder of a run, or its file.
-        settings: with which a model is to work unless others are given: `image_size`, and those of `SegmentConfig`.
+        settings: with which a model is to work unless others are given, some of `image_size`, `views` and `refine`; without any, those
+            that its file names already.
 
     Returns:
         What a model card says of the file: its size, what it tells of its run, and its SHA-256.
@@ -58,7 +59,7 @@ def bundle(source: Path, settings: Mapping[str, Any] | None = None) -> dict[str,
     is_backbone = _is_backbone(source)
     if settings and is_backbone:
         raise UsageError(f"{source} is a backbone, which has no settings of its own.", "Leave them out.")
-    SegmentConfig(**{name: value for name, value in (settings or {}).items() if name != "image_size"})  # refuses what is wrong
+    check_own(settings or {})
     file = find_backbone(str(source.absolute())) if is_backbone else find_model(source)
     target = (bundled.BACKBONE if is_backbone else bundled.MODEL).path
     tensors, description = read_tensors(file, BACKBONE_FORMAT if is_backbone else MODEL_FORMAT)

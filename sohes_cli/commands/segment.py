@@ -1,4 +1,4 @@
-"""`sohes segment`: photographs -> masks and their forest, by a trained model (or phase 1) in one pass."""
+"""`sohes segment`: photographs -> masks and their forest, by a trained model or phase 1."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ def segment(
     size: Annotated[
         int | None, typer.Option(help="Longer side that the model sees in pixels.", show_default="the model's own, or as trained")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Photographs in one pass.", show_default="8 on a GPU, 1 on a CPU")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Photographs in one pass.", show_default="8 on a GPU, over --views; 1 on a CPU")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="auto")] = None,
     method: Annotated[
         SegmentMethod | None,

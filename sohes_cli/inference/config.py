@@ -10,8 +10,9 @@ from sohes_cli.errors import SohesError, WeightsError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-__all__ = ["FORESTS", "MOST_VIEWS", "OWN_SETTINGS", "REFINEMENTS", "SegmentConfig", "own_settings"]
+__all__ = ["FORESTS", "MOST_VIEWS", "OWN_SETTINGS", "REFINEMENTS", "SIZES", "SegmentConfig", "check_own", "is_size", "own_settings"]
 
 FORESTS = ("head", "geometry")
 """The two sources of a forest: the ancestor head, and which mask covers which."""
@@ -21,6 +22,9 @@ REFINEMENTS = ("none", "superpixels")
 
 MOST_VIEWS = 8
 """Four sizes of the photograph, each of them also mirrored; see `sohes_cli.inference.voting`."""
+
+SIZES = (32, 8192)
+"""The smallest and the largest size of the image, the longer side as the network sees it, in pixels."""
 
 OWN_SETTINGS = "segment"
 """Where a model file's header has the settings that suit its model; a run's model has none, so it works with the defaults."""
@@ -36,7 +40,8 @@ class SegmentConfig:
         max_masks: the most masks of an image.
         nms_iou: a mask with at least this IoU with a better one is dropped; 1 drops equal masks only.
         refine: `superpixels` redraws each mask along the photograph's edges, see `sohes_cli.inference.snapping`; `none` leaves it.
-        views: of the photograph that vote on its masks, see `sohes_cli.inference.voting`; 1 is the photograph as it is.
+        views: of the photograph that vote on its masks, see `sohes_cli.inference.voting`; 1 is the photograph as it is. Masks of several
+            views with an IoU of 0.7 or more are one, whatever `nms_iou` is.
     """
 
     forest: str = "head"
@@ -52,28 +57,42 @@ class SegmentConfig:
         require(self.max_masks >= 1, "segment.max_masks", self.max_masks, "at least 1")
         require(0 < self.nms_iou <= 1, "segment.nms_iou", self.nms_iou, "above 0 and at most 1")
         require(self.refine in REFINEMENTS, "segment.refine", self.refine, f"one of {', '.join(REFINEMENTS)}")
-        require(1 <= self.views <= MOST_VIEWS, "segment.views", self.views, f"from 1 to {MOST_VIEWS}")
+        is_count = isinstance(self.views, int) and not isinstance(self.views, bool)
+        require(is_count and 1 <= self.views <= MOST_VIEWS, "segment.views", self.views, f"a whole number from 1 to {MOST_VIEWS}")
 
 
-def own_settings(description: Mapping[str, Any], image_size: int | None, changes: Mapping[str, Any]) -> tuple[int | None, SegmentConfig]:
-    """The settings of a model: those that are given, else those of its file, else the defaults.
+def is_size(value: object) -> bool:
+    """Whether a value can be the size of the image: a whole number of pixels in `SIZES`."""
+    return isinstance(value, int) and not isinstance(value, bool) and SIZES[0] <= value <= SIZES[1]
+
+
+def own_settings(description: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """The settings that suit a model, as its file names them.
 
     Args:
         description: what the file's header says.
-        image_size: pixels of the longer side, if it is given.
-        changes: settings of `SegmentConfig` that are given.
+        file: for messages.
 
     Returns:
-        The image size, None if neither says one, and the other settings.
+        Some of `image_size`, `views` and `refine`, or none.
 
     Raises:
-        ConfigError: if a given setting is wrong.
-        WeightsError: if the file's are.
+        WeightsError: if they are none that this version knows.
     """
-    SegmentConfig(**changes)
     own = description.get(OWN_SETTINGS, {})
     try:
-        size, others = own.get("image_size"), {name: value for name, value in own.items() if name != "image_size"}
-        return image_size or size, SegmentConfig(**{**others, **changes})
+        check_own(own)
     except (AttributeError, TypeError, SohesError) as error:
-        raise WeightsError(f"The model's own settings are wrong: {error}", "It is of another version.") from error
+        wrong = getattr(error, "message", f"{error}.")
+        raise WeightsError(
+            f"{file} names settings of its own that are wrong: {wrong}", "It is of another version: give another one."
+        ) from error
+    return dict(own)
+
+
+def check_own(own: Mapping[str, Any]) -> None:
+    """Raise ConfigError or TypeError unless these can be the settings of a model: some of `image_size`, `views` and `refine`."""
+    unknown = set(own) - {"image_size", "views", "refine"}
+    require(not unknown, "segment", ", ".join(sorted(unknown)), "image_size, views and refine alone")
+    require(is_size(own.get("image_size", SIZES[0])), "segment.image_size", own.get("image_size"), f"from {SIZES[0]} to {SIZES[1]} pixels")
+    SegmentConfig(**{name: value for name, value in own.items() if name != "image_size"})

@@ -1,4 +1,4 @@
-"""The two ways to labels of a photograph: one pass of a trained model, or phase 1 on this photograph alone."""
+"""The two ways to labels of a photograph: a trained model, or phase 1 on this photograph alone."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ class ModelMethod:
         segmenter: the model.
         file: its file.
         sha256: of the file when it was read.
-        batch: photographs in one pass, 0 to choose: 8 on a GPU, else 1, since a CPU gains nothing from more.
+        batch: photographs in one pass, 0 to choose: 8 on a GPU, or as many as have 8 views together, else 1, since a CPU gains nothing
+            from more.
         reason: why this model, in a few words; empty if it was asked for.
     """
 
@@ -109,7 +110,7 @@ class ModelMethod:
         from sohes_cli.explore.weights import file_sha256
         from sohes_cli.inference.segmenter import Segmenter  # both load PyTorch, which phase 1 does not need
 
-        SegmentConfig(**settings)  # wrong ones are told of before there is a model to look for
+        SegmentConfig(**settings)  # tells of wrong ones before there is a model to look for
         file = model_file(checkpoint)
         segmenter = Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, **settings)
         return cls(segmenter, file, file_sha256(file), batch_size, "" if checkpoint else reason_for(file))
@@ -122,14 +123,15 @@ class ModelMethod:
     @property
     def batch_size(self) -> int:
         """Photographs in one pass."""
-        return self.batch or (1 if self.segmenter.device.type == "cpu" else _GPU_BATCH)
+        return self.batch or (1 if self.segmenter.device.type == "cpu" else max(1, _GPU_BATCH // self.segmenter.config.views))
 
     @property
     def description(self) -> str:
         """What runs and why, in one sentence."""
         s, reason = self.segmenter, self.reason and f" ({self.reason})"
         views = f" in {s.config.views} views" if s.config.views > 1 else ""
-        return f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px{views}."
+        edges = "" if s.config.refine == "none" else f", masks along {s.config.refine}"
+        return f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px{views}{edges}."
 
     @property
     def identity(self) -> dict[str, Any]:

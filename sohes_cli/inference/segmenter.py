@@ -7,16 +7,16 @@ prediction.masks, prediction.scores, prediction.parents
 
 pixels -> longer side to the model's size, normalized, padded -> network -> masks -> forest
 
-With `SegmentConfig(views=V)` the network sees the photograph V times, and the views vote on the masks (`sohes_cli.inference.voting`).
+After `Segmenter.load(path, views=V)` the network sees each photograph V times, and the views vote on its masks
+(`sohes_cli.inference.voting`).
 """
 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,19 +26,19 @@ from sohes_cli.data.jitter import full_crop
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.explore.images import reduced_size
 from sohes_cli.explore.weights import torch_device
-from sohes_cli.inference.config import SegmentConfig, own_settings
+from sohes_cli.inference.config import SIZES, SegmentConfig, is_size, own_settings
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
 from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, distinct_masks, find_masks, score_masks
 from sohes_cli.inference.prediction import Prediction
 from sohes_cli.inference.snapping import SNAPPED_SIDE, snap_masks
-from sohes_cli.inference.voting import View, ViewMasks, elect, on_grid, views_of
+from sohes_cli.inference.voting import LEAST_VOTER, View, ViewMasks, elect, on_grid, views_of
 from sohes_cli.model.config import MASK_STRIDE, STRIDE
 from sohes_cli.model.files import load_model
 from sohes_cli.model.location import model_file
 from sohes_cli.model.pixels import network_input
 from sohes_cli.pretrain.networks import use_fused_attention
-from sohes_cli.processes import available_cores
+from sohes_cli.processes import available_cores, in_threads
 from sohes_cli.training.distribution import resolve_precision
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from sohes_cli.data.jitter import Crop
     from sohes_cli.explore.images import Photograph
     from sohes_cli.inference.inputs import ImageInput
     from sohes_cli.inference.postprocess import FoundMasks
@@ -55,16 +56,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Segmenter"]
 
-_SIZES = (32, 8192)
 _DETAIL = 1.5  # pixels decoded for one that the network sees, a side
-
-
-class _Shown(NamedTuple):
-    """One view of a batch: what the network said of it, and each photograph's (height, width) in its input."""
-
-    view: View
-    output: Output
-    sizes: list[tuple[int, int]]
 
 
 class Segmenter:
@@ -72,7 +64,7 @@ class Segmenter:
 
     Args:
         model: the network; it is moved to the device.
-        image_size: pixels of the longer side of a photograph as the network sees it.
+        image_size: pixels of the longer side of a photograph as the network sees it; in some of several views it is 0.75 to 1.5 times that.
         config: which masks are kept, and whose forest they get.
         device: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one.
         precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU that has it and on a CPU with its instructions, else fp32.
@@ -93,8 +85,8 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
     ) -> None:
-        if not _SIZES[0] <= image_size <= _SIZES[1]:
-            raise UsageError(f"The size of the image must be from {_SIZES[0]} to {_SIZES[1]} pixels, not {image_size}.", "Change --size.")
+        if not is_size(image_size):
+            raise UsageError(f"The size of the image must be from {SIZES[0]} to {SIZES[1]} pixels, not {image_size}.", "Change --size.")
         if precision not in ("auto", "fp32", "bf16"):
             raise UsageError(f"The precision must be auto, fp32 or bf16, not {precision!r}.")
         self.device = torch_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -103,8 +95,9 @@ class Segmenter:
         self.model = model.eval().to(self.device)
         use_fused_attention(self.model.backbone, True)  # also on a CPU, for there is no backward pass
         self.image_size, self.config = image_size, config
-        self.views = views_of(config.views)
-        self.working_size = max(LARGEST_SIDE, math.ceil(_DETAIL * image_size * max(view.scale for view in self.views)))
+        self._views = views_of(config.views)
+        self._largest = round(image_size * max(view.scale for view in self._views))
+        self.working_size = max(LARGEST_SIDE, math.ceil(_DETAIL * self._largest))
 
     @classmethod
     def load(
@@ -114,6 +107,7 @@ class Segmenter:
         device: str = "auto",
         precision: str = "auto",
         image_size: int | None = None,
+        config: SegmentConfig | None = None,
         **settings: Any,
     ) -> Segmenter:
         """Read a model file.
@@ -124,7 +118,9 @@ class Segmenter:
             device: see the class.
             precision: see the class.
             image_size: pixels of the longer side; None for the model's own size, or else the one that it was trained at.
-            settings: of `SegmentConfig`; the others are the model's own, which a bundled one has, or else the defaults.
+            config: which masks are kept, and whose forest they get; None for the model's own settings, which a bundled one has, or else
+                the defaults.
+            settings: some of these alone, as in `Segmenter.load("bundled", views=1)`.
 
         Raises:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
@@ -132,8 +128,11 @@ class Segmenter:
         """
         file = model_file(path)
         model, description = load_model(file)
-        size, config = own_settings(description, image_size, settings)
-        return cls(model, size or _trained_size(description, file), config, device=device, precision=precision)
+        own = own_settings(description, file)
+        own_size = own.pop("image_size", None)
+        size = image_size or own_size or _trained_size(description, file)
+        config = SegmentConfig(**{**own, **settings}) if config is None else replace(config, **settings)
+        return cls(model, size, config, device=device, precision=precision)
 
     def __call__(self, image: ImageInput) -> Prediction:
         """Segment one photograph.
@@ -148,7 +147,7 @@ class Segmenter:
         return self.segment_batch([image])[0]
 
     def segment_batch(self, images: Sequence[ImageInput]) -> list[Prediction]:
-        """Segment several photographs in one pass; their predictions are those that each would have alone, up to rounding.
+        """Segment several photographs, in one pass a view; their predictions are those that each would have alone, up to rounding.
 
         Raises:
             ImageError: if a file cannot be read.
@@ -158,61 +157,74 @@ class Segmenter:
         if not photographs:
             return []
         with self._memory_errors(len(photographs)):
-            shown = [self._shown(photographs, view) for view in self.views]
-            if len(photographs) == 1:
-                return [self._prediction(photographs[0], shown, 0)]
-            with ThreadPoolExecutor(min(len(photographs), available_cores())) as threads:
-                return list(threads.map(lambda i: self._prediction(photographs[i], shown, i), range(len(photographs))))
+            if len(self._views) > 1:
+                return self._elected(photographs)
+            output, sizes = self._output(photographs, self._views[0])
+            return in_threads(lambda i: self._found(photographs[i], output, i, sizes[i]), range(len(photographs)), available_cores())
 
     @contextmanager
     def _memory_errors(self, images: int) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            message = f"The memory of {self.device} does not suffice for {images} images of {self.image_size} pixels."
-            raise SohesError(message, "Lower --batch-size, --size or --views, or use --device cpu.") from error
+            message = f"The memory of {self.device} does not suffice for {images} images of up to {self._largest} x {self._largest} pixels."
+            views = ", --views" if len(self._views) > 1 else ""
+            raise SohesError(message, f"Lower --batch-size{views} or --size, or use --device cpu.") from error
 
     @torch.no_grad()
-    def _shown(self, photographs: list[Photograph], view: View) -> _Shown:
-        """What the network says of a view of some photographs."""
-        image_size = round(self.image_size * view.scale)
-        crops = [replace(full_crop(photo.height, photo.width, image_size), flipped=view.mirrored) for photo in photographs]
+    def _output(self, photographs: list[Photograph], view: View) -> tuple[Output, list[tuple[int, int]]]:
+        """What the network says of a view of some photographs, and their (height, width) in it."""
+        crops = [self._crop(photo, view) for photo in photographs]
         sizes = [(crop.height, crop.width) for crop in crops]
         images = [torch.from_numpy(crop.cut(photo.pixels)) for crop, photo in zip(crops, photographs, strict=True)]
         pixels = network_input(pad_images(images, STRIDE).to(self.device), sizes)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return _Shown(view, self.model(pixels, sizes), sizes)
+            return self.model(pixels, sizes), sizes
 
-    def _prediction(self, photo: Photograph, shown: list[_Shown], image: int) -> Prediction:
-        found, probabilities = self._elected(photo, shown, image) if len(shown) > 1 else self._found(photo, shown[0], image)
+    def _crop(self, photo: Photograph, view: View) -> Crop:
+        return replace(full_crop(photo.height, photo.width, round(self.image_size * view.scale)), flipped=view.mirrored)
+
+    def _found(self, photo: Photograph, output: Output, image: int, size: tuple[int, int]) -> Prediction:
+        """The masks that the network sees in the photograph as it is."""
+        found = self._refined(find_masks(output, image, size, self._drawn_size(photo), self.config), photo)
+        return self._prediction(photo, found, ancestor_probabilities(self.model.ancestor_head, output, image, found.queries))
+
+    def _elected(self, photographs: list[Photograph]) -> list[Prediction]:
+        """The masks on which several views agree."""
+        grids = [self._grid(photo) for photo in photographs]
+        views: list[list[ViewMasks]] = [[] for _ in photographs]
+        for view in self._views:
+            output, sizes = self._output(photographs, view)
+            for image, size in enumerate(sizes):
+                views[image].append(self._view_masks(output, image, size, grids[image], view))
+        return in_threads(lambda i: self._of_votes(photographs[i], views[i], grids[i]), range(len(photographs)), available_cores())
+
+    def _grid(self, photo: Photograph) -> tuple[int, int]:
+        """Rows and columns of the cells in which the views are compared: those of the largest one's masks."""
+        crops = [self._crop(photo, view) for view in self._views]
+        return -(-max(crop.height for crop in crops) // MASK_STRIDE), -(-max(crop.width for crop in crops) // MASK_STRIDE)
+
+    @torch.no_grad()
+    def _view_masks(self, output: Output, image: int, size: tuple[int, int], grid: tuple[int, int], view: View) -> ViewMasks:
+        """The masks of a view that vote; which of those that are elected are kept is another question."""
+        logits, scores, queries = score_masks(output, image, size, min(LEAST_VOTER, self.config.min_score))
+        fits = np.flatnonzero((scores > 0) & (scores >= min(LEAST_VOTER, self.config.min_score)))
+        shown = on_grid(logits[torch.from_numpy(fits).to(logits.device)], size, grid, mirrored=view.mirrored)
+        kept = torch.nonzero((shown > 0).flatten(1).any(1)).flatten()  # without those that no cell of the grid shows
+        fits = fits[kept.cpu().numpy()]
+        ancestors = ancestor_probabilities(self.model.ancestor_head, output, image, queries.cpu().numpy()[fits])
+        return ViewMasks(shown[kept], scores[fits], ancestors)
+
+    def _of_votes(self, photo: Photograph, views: list[ViewMasks], grid: tuple[int, int]) -> Prediction:
+        elected = elect(views)
+        size = (MASK_STRIDE * grid[0], MASK_STRIDE * grid[1])
+        found = self._refined(distinct_masks(elected.logits, elected.scores, size, self._drawn_size(photo), self.config), photo)
+        return self._prediction(photo, found, elected.ancestors[np.ix_(found.queries, found.queries)])
+
+    def _prediction(self, photo: Photograph, found: FoundMasks, probabilities: NDArray[np.float32]) -> Prediction:
         by_head = self.config.forest == "head"
         forest = head_forest(probabilities, found.masks) if by_head else geometric_forest(found.masks)
         return Prediction(photo.name, photo.height, photo.width, found.masks, found.scores, forest, probabilities)
-
-    def _found(self, photo: Photograph, shown: _Shown, image: int) -> tuple[FoundMasks, NDArray[np.float32]]:
-        """The masks of the only view, and their ancestor probabilities."""
-        found = find_masks(shown.output, image, shown.sizes[image], self._drawn_size(photo), self.config)
-        found = self._refined(found, photo)
-        return found, ancestor_probabilities(self.model.ancestor_head, shown.output, image, found.queries)
-
-    def _elected(self, photo: Photograph, shown: list[_Shown], image: int) -> tuple[FoundMasks, NDArray[np.float32]]:
-        """The masks on which several views agree, and their ancestor probabilities."""
-        rows, columns = (-(-max(view.sizes[image][axis] for view in shown) // MASK_STRIDE) for axis in (0, 1))
-        elected = elect([self._view_masks(view, image, (rows, columns)) for view in shown])
-        size = (MASK_STRIDE * rows, MASK_STRIDE * columns)
-        found = distinct_masks(elected.logits, elected.scores, size, self._drawn_size(photo), self.config)
-        found = self._refined(found, photo)
-        return found, elected.ancestors[np.ix_(found.queries, found.queries)]
-
-    @torch.no_grad()
-    def _view_masks(self, shown: _Shown, image: int, grid: tuple[int, int]) -> ViewMasks:
-        """What one of several views shows of a photograph, without masks that no cell of the grid shows."""
-        size = shown.sizes[image]
-        logits, scores, queries = score_masks(shown.output, image, size, self.config.min_score)
-        logits = on_grid(logits, size, grid, mirrored=shown.view.mirrored)
-        fits = np.flatnonzero((logits > 0).any(2).any(1).cpu().numpy() & (scores > 0) & (scores >= self.config.min_score))
-        ancestors = ancestor_probabilities(self.model.ancestor_head, shown.output, image, queries.cpu().numpy()[fits])
-        return ViewMasks(logits[torch.from_numpy(fits).to(logits.device)], scores[fits], ancestors)
 
     def _drawn_size(self, photo: Photograph) -> tuple[int, int]:
         """Height and width at which masks are drawn, as far as a huge photograph does not limit them."""

@@ -24,7 +24,7 @@ from sohes_cli.inference.partition import cut_level_of, jpeg_bytes, write_partit
 from sohes_cli.inference.report import SHOWN_MASKS, announce, conclude, end_as_json, print_end, print_line, print_tree
 from sohes_cli.labels.manifest import images_entry, open_store
 from sohes_cli.labels.store import LabelStore, write_atomically
-from sohes_cli.processes import available_cores
+from sohes_cli.processes import available_cores, result_of, submitted
 from sohes_cli.view.overlay import LARGEST_SIDE, overlay
 
 if TYPE_CHECKING:
@@ -206,10 +206,10 @@ class _Run:
     def _batches(self, threads: ThreadPoolExecutor) -> Iterator[list[Photograph | Done]]:
         """Photographs in batches, and the failures among them; while one batch is segmented the next is read."""
         size, todo = self._method.batch_size, self._todo
-        coming = [threads.submit(self._read_or_fail, name) for name in todo[:size]]
+        coming = [submitted(threads, self._read_or_fail, name) for name in todo[:size]]
         for start in range(size, len(todo) + size, size):
-            following = [threads.submit(self._read_or_fail, name) for name in todo[start : start + size]]
-            yield [future.result() for future in coming]
+            following = [submitted(threads, self._read_or_fail, name) for name in todo[start : start + size]]
+            yield [result_of(future) for future in coming]
             coming = following
 
     def _read_or_fail(self, name: str) -> Photograph | Done:

@@ -30,13 +30,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = ["Elected", "View", "ViewMasks", "elect", "on_grid", "views_of"]
+__all__ = ["LEAST_VOTER", "Elected", "View", "ViewMasks", "elect", "on_grid", "views_of"]
 
 _SCALES = (1.0, 1.5, 0.75, 1.25)  # of the model's own size, the most useful first
+LEAST_VOTER = 0.01
+"""A mask of a lower score has no vote; which masks are kept at the end does not change the votes."""
+
 _VOTE_POWER = 4
 _SAME_IOU = 0.7
 _SUREST = 8.0  # logits are limited to this, lest one view outvote the others
-_CHUNK = 64  # masks whose logits are averaged at once
 
 
 class View(NamedTuple):
@@ -72,7 +74,8 @@ class Elected:
     Args:
         logits: of N masks, float32 [N, h, w].
         scores: their votes, float64 [N] in [0, 1], descending.
-        ancestors: [i, j] is how probably mask i is an ancestor of mask j in the mean of the views that show both, else 0; float32 [N, N].
+        ancestors: [i, j] is how probably mask i is an ancestor of mask j in the mean of the views that show both as masks of their own, 0
+            if none does; float32 [N, N].
     """
 
     logits: NDArray[np.float32]
@@ -85,7 +88,7 @@ def on_grid(logits: Tensor, size: tuple[int, int], grid: tuple[int, int], *, mir
 
     Args:
         logits: float32 [K, ceil(height / 4), ceil(width / 4)].
-        size: (height, width) of the photograph in the view, in pixels, at least those of the grid.
+        size: (height, width) of the photograph in the view, in pixels.
         grid: rows and columns.
         mirrored: whether the view is.
 
@@ -139,32 +142,34 @@ def _matches(
     """
     support = scores * ious**_VOTE_POWER
     alike = np.where(ious >= _SAME_IOU, support, 0)
-    members, weights = np.zeros((2, len(scores), len(first) - 1))
-    votes = np.zeros(len(scores))
+    members, votes = np.zeros((len(scores), len(first) - 1), np.int64), np.zeros(len(scores))
+    weights = np.zeros(members.shape)
     for view, (start, end) in enumerate(pairwise(first)):
         if start < end:  # a view that shows nothing votes against all
             votes += support[:, start:end].max(1)
             members[:, view] = start + alike[:, start:end].argmax(1)
             weights[:, view] = alike[:, start:end].max(1)
-    return members.astype(np.int64), weights, votes / (len(first) - 1)
+    return members, weights, votes / (len(first) - 1)
 
 
 def _mean_logits(logits: Tensor, members: NDArray[np.int64], weights: NDArray[np.float64]) -> NDArray[np.float32]:
     """Of members [N, V], rows of the logits of all views, weighted."""
     shares = torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32)).to(logits.device)
     rows = torch.from_numpy(members).to(logits.device)
-    chunks = zip(torch.split(shares, _CHUNK), torch.split(rows, _CHUNK), strict=True)
-    means = [torch.einsum("nv,nvhw->nhw", share, logits[row].clamp(-_SUREST, _SUREST)) for share, row in chunks]
-    mean: NDArray[np.float32] = torch.cat(means).cpu().numpy()
+    means = torch.zeros_like(logits[rows[:, 0]])
+    for view in range(rows.shape[1]):
+        means += shares[:, view, None, None] * logits[rows[:, view]].clamp_(-_SUREST, _SUREST)  # indexing copies
+    mean: NDArray[np.float32] = means.cpu().numpy()
     return mean
 
 
 def _mean_ancestors(views: Sequence[ViewMasks], members: NDArray[np.int64], matched: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Mean over the views in which both masks have a match, of members [N, V] as indices in their own view."""
+    """Mean over the views in which both masks have a match, and not the same one, of members [N, V] as indices in their own view."""
     total, count = np.zeros((2, len(members), len(members)), np.float32)
     for view, own, has in zip(views, members.T, matched.T, strict=True):
         rows = np.flatnonzero(has)
-        pairs = np.ix_(rows, rows)
-        total[pairs] += view.ancestors[np.ix_(own[rows], own[rows])]
-        count[pairs] += 1
+        pairs, members_of = np.ix_(rows, rows), own[rows]
+        is_told = members_of[:, None] != members_of
+        total[pairs] += np.where(is_told, view.ancestors[np.ix_(members_of, members_of)], 0)
+        count[pairs] += is_told
     return (total / np.maximum(count, 1)).astype(np.float32)

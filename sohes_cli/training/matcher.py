@@ -15,7 +15,6 @@ Source: Cheng et al. 2022, Mask2Former, the matcher and its costs; Kuhn 1955; Cr
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from torch.nn import functional
 
 from sohes_cli.errors import SohesError, one_line
 from sohes_cli.model.output import ENTITY
+from sohes_cli.processes import in_threads
 from sohes_cli.training.points import draw_points, image_cells, sample_bits, sample_maps, widened
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def match_labels(output: Output, batch: Batch, config: LossConfig, generators: S
     tables = [part.reshape(shape) for part, shape in zip(np.split(values, ends), shapes, strict=True)]
     for name, table in zip(batch.names, tables, strict=True):
         _check_finite(table, name)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # SciPy lets other threads run
-        found = list(pool.map(linear_sum_assignment, [table for image in tables for table in image]))
+    each = [table for image in tables for table in image]
+    found = in_threads(linear_sum_assignment, each, torch.get_num_threads())  # SciPy lets other threads run
     stages = len(output.pred_logits)
     return [_match(found[i * stages : (i + 1) * stages], tables[i].shape[2]) for i in range(len(tables))]
 

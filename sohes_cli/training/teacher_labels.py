@@ -12,7 +12,6 @@ Source: Cao et al. 2024, self-correction (thresholds by area; the values are our
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from sohes_cli.explore.pooling import suppress
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.postprocess import FoundMasks, ancestor_probabilities, find_masks, mask_logits, sample_masks
-from sohes_cli.processes import available_cores
+from sohes_cli.processes import available_cores, in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,8 +79,7 @@ def teacher_labels(output: Output, head: nn.Module, weak: WeakBatch, config: Cor
     Raises:
         WeightsError: if the teacher says nothing finite.
     """
-    with ThreadPoolExecutor(min(len(weak.sizes), available_cores())) as threads:
-        return list(threads.map(lambda image: _labels_of_image(output, head, weak, image, config), range(len(weak.sizes))))
+    return in_threads(lambda image: _labels_of_image(output, head, weak, image, config), range(len(weak.sizes)), available_cores())
 
 
 def _labels_of_image(output: Output, head: nn.Module, weak: WeakBatch, image: int, config: CorrectConfig) -> TeacherLabels:

@@ -108,6 +108,9 @@ def test_what_is_in_half_precision_already_stays_as_it_is(run: Path, place: Path
     facts = bundle(run)
     place.rename(tmp_path / "again.safetensors")
     assert bundle(tmp_path / "again.safetensors") == facts
+    with_settings = bundle(tmp_path / "again.safetensors", {"views": 2})
+    place.rename(tmp_path / "again.safetensors")
+    assert bundle(tmp_path / "again.safetensors") == with_settings != facts
 
 
 def test_settings_that_suit_the_model_go_with_it(run: Path, place: Path) -> None:
@@ -119,10 +122,11 @@ def test_settings_that_suit_the_model_go_with_it(run: Path, place: Path) -> None
     assert Segmenter.load(place, device="cpu").config == SegmentConfig()
 
 
-def test_wrong_settings_are_refused_before_anything_is_written(run: Path, place: Path) -> None:
-    refused = CliRunner().invoke(app, [str(run), "--views", "9"])
+@pytest.mark.parametrize(("flags", "word"), [(["--views", "9"], "segment.views"), (["--size", "5"], "segment.image_size")])
+def test_wrong_settings_are_refused_before_anything_is_written(run: Path, place: Path, flags: list[str], word: str) -> None:
+    refused = CliRunner().invoke(app, [str(run), *flags])
     assert (refused.exit_code, refused.stdout) == (2, "")
-    assert "segment.views" in refused.stderr
+    assert word in refused.stderr
     assert not place.exists()
 
 

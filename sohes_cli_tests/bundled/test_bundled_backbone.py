@@ -46,6 +46,13 @@ def test_it_is_found_by_name_in_half_precision(run: Path, shipped: Path) -> None
     assert DistilledVit("bundled").name == "bundled"
 
 
+def test_it_takes_no_settings_of_a_model(run: Path, shipped: Path) -> None:
+    content = shipped.read_bytes()
+    with pytest.raises(UsageError, match="is a backbone"):
+        bundle(run, {"views": 2})
+    assert shipped.read_bytes() == content
+
+
 def test_a_damaged_or_missing_one_is_refused(shipped: Path) -> None:
     content = bytearray(shipped.read_bytes())
     content[-1] ^= 1

@@ -159,15 +159,16 @@ def test_a_model_works_with_the_settings_that_its_file_names_unless_others_are_g
     file = model_with_own(tmp_path, {"image_size": 128, "views": 4, "refine": "superpixels"})
     own = Segmenter.load(file, device="cpu")
     assert (own.image_size, own.config) == (128, SegmentConfig(views=4, refine="superpixels"))
-    assert len(own.views) == 4
     given = Segmenter.load(file, device="cpu", image_size=64, views=1, forest="geometry")
     assert (given.image_size, given.config) == (64, SegmentConfig(views=1, refine="superpixels", forest="geometry"))
+    whole = Segmenter.load(file, device="cpu", config=SegmentConfig(max_masks=7), min_score=0.5)
+    assert (whole.image_size, whole.config) == (128, SegmentConfig(max_masks=7, min_score=0.5))
     assert Segmenter.load(save_tiny(tmp_path / "run"), device="cpu").config == SegmentConfig()
 
 
-@pytest.mark.parametrize("own", [{"views": 99}, {"colour": "red"}, [1]])
+@pytest.mark.parametrize("own", [{"views": 99}, {"views": True}, {"image_size": "96"}, {"image_size": 5}, {"forest": "head"}, [], None])
 def test_wrong_settings_of_a_file_are_told_apart_from_wrong_ones_that_are_given(tmp_path, own):
-    with pytest.raises(WeightsError, match="own settings"):
+    with pytest.raises(WeightsError, match=r"own\.safetensors names settings of its own that are wrong: .*\. It is of another version"):
         Segmenter.load(model_with_own(tmp_path, own), device="cpu")
     with pytest.raises(ConfigError, match=r"segment\.views"):
         Segmenter.load(model_with_own(tmp_path, {}), device="cpu", views=99)

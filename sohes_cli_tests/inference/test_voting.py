@@ -8,7 +8,9 @@ import torch
 from segment_cases import IMAGE_SIZE, disc_logits, tiny_model
 from test_segmenter import photograph
 
+from sohes_cli.errors import SohesError
 from sohes_cli.inference.config import MOST_VIEWS, SegmentConfig
+from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.postprocess import upsample_masks
 from sohes_cli.inference.segmenter import Segmenter
 from sohes_cli.inference.voting import View, ViewMasks, elect, on_grid, views_of
@@ -59,7 +61,7 @@ def plain_elect(views):
     for x, one in enumerate(members):
         for y, other in enumerate(members):
             pairs = zip(views, one, other, strict=True)
-            seen = [view.ancestors[i, j] for view, i, j in pairs if i is not None and j is not None]
+            seen = [view.ancestors[i, j] for view, i, j in pairs if i is not None and j is not None and i != j]
             ancestors[x, y] = np.mean(seen) if seen else 0
     return np.array(logits), np.array([votes[key] for key in kept]), ancestors
 
@@ -82,6 +84,17 @@ def test_what_all_views_show_beats_what_one_is_sure_of():
     elected = elect([one, other])
     assert elected.scores == pytest.approx([0.6, 0.45])
     np.testing.assert_array_equal(elected.logits[0] > 0, one.logits[0].numpy() > 0)
+
+
+def test_a_mask_is_no_ancestor_of_itself_where_one_view_shows_two_masks_as_one() -> None:
+    """The diagonal of a head's matrix is not learned, so it says nothing."""
+    logits = np.full((3, 1, 12), -1.0)
+    logits[0, :, :10] = logits[1, :, 2:] = logits[2] = 1.0  # the third is as like the one as the other
+    two, one = view_masks(logits[:2], [0.9, 0.8]), view_masks(logits[2:], [0.1])
+    one.ancestors[:] = 0.97
+    elected = elect([two, one])
+    assert len(elected.scores) == 2
+    np.testing.assert_array_equal(elected.ancestors[~np.eye(2, dtype=bool)], two.ancestors[~np.eye(2, dtype=bool)])
 
 
 def test_a_view_that_shows_nothing_votes_against_all():
@@ -123,8 +136,8 @@ def test_the_first_views_are_the_photograph_and_its_mirror_image_at_the_size_of_
     assert len(set(everything)) == len(everything) == MOST_VIEWS
 
 
-def segmenter_of(**settings):
-    return Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(min_score=0.0, **settings), device="cpu", precision="fp32")
+def segmenter_of(min_score=0.0, **settings):
+    return Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(min_score=min_score, **settings), device="cpu", precision="fp32")
 
 
 def test_a_mirrored_photograph_has_the_mirrored_prediction():
@@ -157,3 +170,49 @@ def test_photographs_of_any_shape_have_votes(height, width, refine):
     assert prediction.ancestor_probabilities.shape == (len(prediction),) * 2
     assert (np.diff(prediction.scores) <= 0).all()
     assert all(0 <= score <= 1 for score in prediction.scores)
+
+
+def test_limits_of_score_and_number_take_the_best_of_all_and_change_no_vote():
+    photo = photograph(60, 80)
+    everything = segmenter_of(0.01, views=4)(photo)
+    assert len(everything) > 4
+    least = float(everything.scores[3])
+    for few in (segmenter_of(least, views=4)(photo), segmenter_of(0.01, views=4, max_masks=4)(photo)):
+        assert few.scores.tolist() == everything.scores[: len(few)].tolist()
+        np.testing.assert_array_equal(few.masks, everything.masks[: len(few)])
+        assert len(few) >= 4
+    assert len(segmenter_of(1.0, views=4)(photo)) == 0
+
+
+def test_the_forest_of_votes_is_of_the_head_or_of_geometry():
+    photo = photograph(60, 80)
+    by_head, by_geometry = (segmenter_of(views=2, forest=forest)(photo) for forest in ("head", "geometry"))
+    np.testing.assert_array_equal(by_head.masks, by_geometry.masks)
+    assert by_head.forest == head_forest(by_head.ancestor_probabilities, by_head.packed)
+    assert by_geometry.forest == geometric_forest(by_geometry.packed)
+
+
+@pytest.mark.parametrize(("views", "words"), [(1, "Lower --batch-size or --size"), (8, "Lower --batch-size, --views or --size")])
+def test_a_device_without_memory_for_the_views_is_told_of(monkeypatch, views, words):
+    def out_of_memory(*_arguments):
+        raise torch.OutOfMemoryError
+
+    segmenter = segmenter_of(views=views)
+    monkeypatch.setattr(segmenter.model, "forward", out_of_memory)
+    with pytest.raises(SohesError, match=words) as caught:
+        segmenter(photograph(60, 80))
+    largest = IMAGE_SIZE if views == 1 else IMAGE_SIZE * 3 // 2
+    assert f"up to {largest} x {largest} pixels" in caught.value.message
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_gives_the_votes_of_the_cpu(precision):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    photos = [photograph(60, 80), photograph(140, 30)]
+    on_gpu = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(views=4, min_score=0.0), device="cuda", precision=precision)
+    for one, other in zip(segmenter_of(views=4).segment_batch(photos), on_gpu.segment_batch(photos), strict=True):
+        assert abs(len(one) - len(other)) <= 2
+        if precision == "fp32":
+            assert other.scores[:3] == pytest.approx(one.scores[:3], rel=1e-2)
