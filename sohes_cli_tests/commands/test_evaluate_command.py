@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from worker_processes import PATIENCE_S, wait_for_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -342,10 +343,9 @@ def test_names_that_are_too_long_for_a_file_are_errors(evaluate: Callable, sohes
 def test_killed_command_leaves_no_process(case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path) -> None:
     write_many(tmp_path, *case)
     process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
-    time.sleep(4)
-    assert process.poll() is None
+    wait_for_workers(process, 2)
     process.kill()
-    process.communicate(timeout=20)  # ends when the last process that holds its end of the pipes is gone
+    process.communicate(timeout=PATIENCE_S)  # ends when the last process that holds its end of the pipes is gone
 
 
 def write_many(folder: Path, truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
@@ -356,11 +356,16 @@ def write_many(folder: Path, truth: dict[str, Any], results: list[dict[str, Any]
     (folder / "results.json").write_text(json.dumps([{**results[0], "image_id": i} for i in range(1, 3000) for _ in range(40)]))
 
 
-def test_interruption_ends_all_processes(case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("later_s", [0, 1])
+def test_interruption_ends_all_processes(
+    case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path, later_s: float
+) -> None:
+    """While workers start, and while they work."""
     write_many(tmp_path, *case)
     process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
-    time.sleep(4)
+    wait_for_workers(process, 2)
+    time.sleep(later_s)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "Interrupted." in err

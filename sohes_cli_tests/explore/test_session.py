@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from worker_processes import PATIENCE_S, wait_for_workers, workers_of
 
 from sohes_cli import processes
 from sohes_cli.config import explore_config
@@ -26,8 +27,6 @@ from sohes_cli.labels.store import LabelStore
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE_S = 120
-
 
 def wait_for_records(out: Path, count: int, process: subprocess.Popen[str]) -> None:
     """Return as soon as a run has stored that many records."""
@@ -36,10 +35,6 @@ def wait_for_records(out: Path, count: int, process: subprocess.Popen[str]) -> N
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [p for p in psutil.Process(process.pid).children() if "spawn_main" in " ".join(p.cmdline())]
 
 
 def assert_unfinished(now: dict[str, bytes], reference: dict[str, bytes]) -> None:
@@ -72,11 +67,7 @@ def test_ctrl_c_with_two_workers(start: Callable, sohes: Callable, photos: Path,
 
 def test_ctrl_c_while_the_workers_start(start: Callable, photos: Path, out: Path) -> None:
     process = start("explore", photos, "--out", out, "--workers", 2)
-    deadline = time.monotonic() + PATIENCE_S
-    while len(workers_of(process)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for_workers(process, 2)
     os.killpg(process.pid, signal.SIGINT)  # reaches workers that have not run a line of ours yet
     _, errors = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
