@@ -25,11 +25,17 @@ from sohes_benchmarks.conditions import conditions
 
 LOADING = "import torch, timm"
 _WIDTH, _HEIGHT = 640, 480
+_WAYS: dict[str, tuple[str, dict[str, int | str]]] = {
+    "phase 1": ("explore", {}),
+    "model": ("model", {}),
+    "model, 2 views": ("model", {"views": 2}),
+    "model, 8 views, superpixels": ("model", {"views": 8, "refine": "superpixels"}),
+}
 _IN_PROCESS = """
-import sys, time
+import json, sys, time
 from sohes_cli.inference.choice import choose_method
 from sohes_cli.inference.inputs import as_photograph
-method = choose_method(sys.argv[1], {"checkpoint": sys.argv[2] or None})
+method = choose_method(sys.argv[1], json.loads(sys.argv[2]))
 times = []
 for _ in range(1 + int(sys.argv[4])):
     start = time.perf_counter()
@@ -56,21 +62,19 @@ def seconds(command: list[str], folder: Path) -> float:
 
 
 def measured(checkpoint: Path, photo: Path, runs: int) -> list[dict[str, Any]]:
-    """A row for loading alone, for phase 1 and for the model."""
+    """A row for loading alone, and one for each way to labels."""
     segment = [sys.executable, "-m", "sohes_cli", "segment", str(photo), "--tree", "--method"]
-    model = str(checkpoint.resolve())
-    commands = {
-        LOADING: [sys.executable, "-c", LOADING],
-        "phase 1": [*segment, "explore"],
-        "model": [*segment, "model", "--checkpoint", model],
-    }
+    flags = {name: {"checkpoint": str(checkpoint.resolve()), **own} if kind == "model" else {} for name, (kind, own) in _WAYS.items()}
+    commands = {LOADING: [sys.executable, "-c", LOADING]}
+    for name, (kind, _) in _WAYS.items():
+        commands[name] = [*segment, kind, *(word for flag, value in flags[name].items() for word in (f"--{flag}", str(value)))]
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(1 + runs):
         for name, command in commands.items():
             times[name].append(seconds(command, photo.parent))
     rows = [{"command": name, "seconds": round(median(values[1:]), 2)} for name, values in times.items()]
-    for row, arguments in zip(rows[1:], (["explore", ""], ["model", model]), strict=True):
-        code = [sys.executable, "-c", _IN_PROCESS, *arguments, str(photo), str(runs)]
+    for row, (name, (kind, _)) in zip(rows[1:], _WAYS.items(), strict=True):
+        code = [sys.executable, "-c", _IN_PROCESS, kind, json.dumps(flags[name]), str(photo), str(runs)]
         row["photograph"] = round(float(subprocess.run(code, check=True, capture_output=True, text=True).stdout), 3)
     return [{**row, "times_loading": round(row["seconds"] / rows[0]["seconds"], 2)} for row in rows]
 
