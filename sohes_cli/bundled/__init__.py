@@ -2,7 +2,7 @@
 
 This version has none, for two CPU cores trained none that is better than what needs no training, on photographs that had no part in
 choosing settings: a backbone of 74 minutes is no clear gain over `color-texture` (`benchmarks/results/backbone_quality.json`), and a model
-of 80 minutes finds less than phase 1, from whose labels it learned (`benchmarks/results/model_scores.json`). `python -m
+of 160 minutes finds less than phase 1, from whose labels it learned (`benchmarks/results/model_scores.json`). `python -m
 sohes_cli.bundled.bundle RUN` puts a backbone or a model in its place, in half precision.
 """
 
