@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.structures import Rle
 
-__all__ = ["PackedMasks", "nearest_pixels"]
+__all__ = ["PackedMasks", "mask_ious", "nearest_pixels"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,14 @@ class PackedMasks:
         columns = nearest_pixels(self.width, width)
         runs = (_resized_runs(*mask, first_row, columns) for mask in zip(self.bits, self.boxes_xyxy(), strict=True))
         return [{"size": [height, width], "counts": _run_characters(r).tobytes().decode("ascii")} for r in runs]
+
+
+def mask_ious(bits: NDArray[np.uint64], others: NDArray[np.uint64] | None = None) -> NDArray[np.float64]:
+    """IoU of each packed mask with each of the others, or of the same ones, float64 [N, M]; 0 for two empty masks."""
+    shared = mask_intersections(bits, others)
+    unions = mask_areas(bits)[:, None] + mask_areas(bits if others is None else others) - shared
+    ious: NDArray[np.float64] = shared / np.maximum(unions, 1)
+    return ious
 
 
 def nearest_pixels(source: int, target: int) -> NDArray[np.int64]:

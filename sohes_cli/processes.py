@@ -118,10 +118,13 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], most: int) -> list[R]
     Args:
         work: done once an item, in any order.
         items: none or more.
-        most: threads.
+        most: threads; one is the calling one, whose own pools (OpenMP's) a new thread would have to start again.
     """
-    with interrupts_held(), ThreadPoolExecutor(max(1, min(len(items), most))) as threads:
-        return list(threads.map(work, items))
+    with interrupts_held():
+        if min(len(items), most) <= 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), most)) as threads:
+            return list(threads.map(work, items))
 
 
 @contextmanager

@@ -207,8 +207,9 @@ class Segmenter:
     @torch.no_grad()
     def _view_masks(self, output: Output, image: int, size: tuple[int, int], grid: tuple[int, int], view: View) -> ViewMasks:
         """The masks of a view that vote; which of those that are elected are kept is another question."""
-        logits, scores, queries = score_masks(output, image, size, min(LEAST_VOTER, self.config.min_score))
-        fits = np.flatnonzero((scores > 0) & (scores >= min(LEAST_VOTER, self.config.min_score)))
+        least = min(LEAST_VOTER, self.config.min_score)
+        logits, scores, queries = score_masks(output, image, size, least)
+        fits = np.flatnonzero((scores > 0) & (scores >= least))
         shown = on_grid(logits[torch.from_numpy(fits).to(logits.device)], size, grid, mirrored=view.mirrored)
         kept = torch.nonzero((shown > 0).flatten(1).any(1)).flatten()  # without those that no cell of the grid shows
         fits = fits[kept.cpu().numpy()]

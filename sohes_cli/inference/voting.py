@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from sohes_cli.explore.pooling import suppress
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks import PackedMasks, mask_ious
 from sohes_cli.model.config import MASK_STRIDE
 
 if TYPE_CHECKING:
@@ -116,18 +116,12 @@ def elect(views: Sequence[ViewMasks]) -> Elected:
     logits = torch.cat([view.logits for view in views])
     scores = np.concatenate([view.scores for view in views])
     masks = PackedMasks.from_masks((logits > 0).cpu().numpy())
-    members, weights, votes = _matches(_ious(masks), scores, first)
+    members, weights, votes = _matches(mask_ious(masks.bits), scores, first)
     order = np.argsort(-votes, kind="stable")
     kept = order[suppress(masks[order], _SAME_IOU, len(order))]
     members, weights = members[kept], weights[kept]
     ancestors = _mean_ancestors(views, members - first[:-1], weights > 0)
     return Elected(_mean_logits(logits, members, weights), votes[kept], ancestors)
-
-
-def _ious(masks: PackedMasks) -> NDArray[np.float64]:
-    areas, shared = masks.areas(), masks.intersections()
-    ious: NDArray[np.float64] = shared / np.maximum(areas[:, None] + areas - shared, 1)
-    return ious
 
 
 def _matches(
@@ -156,7 +150,7 @@ def _mean_logits(logits: Tensor, members: NDArray[np.int64], weights: NDArray[np
     """Of members [N, V], rows of the logits of all views, weighted."""
     shares = torch.from_numpy((weights / weights.sum(1, keepdims=True)).astype(np.float32)).to(logits.device)
     rows = torch.from_numpy(members).to(logits.device)
-    means = torch.zeros_like(logits[rows[:, 0]])
+    means = logits.new_zeros((len(rows), *logits.shape[1:]))
     for view in range(rows.shape[1]):
         means += shares[:, view, None, None] * logits[rows[:, view]].clamp_(-_SUREST, _SUREST)  # indexing copies
     mean: NDArray[np.float32] = means.cpu().numpy()

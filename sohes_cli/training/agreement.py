@@ -17,6 +17,7 @@ import torch
 from sohes_kernels import mask_areas, mask_intersections
 
 from sohes_cli.inference.postprocess import mask_logits
+from sohes_cli.masks import mask_ious
 from sohes_cli.model.output import ENTITY, NO_OBJECT
 
 if TYPE_CHECKING:
@@ -156,10 +157,7 @@ def _mean_iou(masks: Tensor) -> Tensor:
 
 
 def _ious(teacher: Tensor, initial: Tensor) -> NDArray[np.float64]:
-    mine, others = _words(teacher.numpy()), _words(initial.numpy())
-    shared = mask_intersections(mine, others)
-    ious: NDArray[np.float64] = shared / (mask_areas(mine)[:, None] + mask_areas(others) - shared)
-    return ious
+    return mask_ious(_words(teacher.numpy()), _words(initial.numpy()))
 
 
 def _words(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from worker_processes import PATIENCE_S, wait_for_workers
+from worker_processes import wait_for_workers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -344,8 +344,9 @@ def test_killed_command_leaves_no_process(case: tuple[dict[str, Any], list[dict[
     write_many(tmp_path, *case)
     process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
     wait_for_workers(process, 2)
+    assert process.poll() is None
     process.kill()
-    process.communicate(timeout=PATIENCE_S)  # ends when the last process that holds its end of the pipes is gone
+    process.communicate(timeout=20)  # ends when the last process that holds its end of the pipes is gone
 
 
 def write_many(folder: Path, truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
@@ -366,6 +367,6 @@ def test_interruption_ends_all_processes(
     wait_for_workers(process, 2)
     time.sleep(later_s)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=PATIENCE_S)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     assert "Interrupted." in err
