@@ -27,9 +27,8 @@ from rich.console import Console
 from rich.table import Table
 from sohes_benchmarks.conditions import conditions
 
-from sohes_cli.explore.weights import file_sha256
-from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.location import find_model
+from sohes_cli.runs.files import file_sha256, write_atomically
 from sohes_cli.training.metrics import read_metrics
 
 START, LONGER = "phase 2", "phase 2, as many steps more"

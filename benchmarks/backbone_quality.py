@@ -20,9 +20,9 @@ import torch
 from label_quality import finished_rows, one_thread, print_table, score
 from sohes_benchmarks.conditions import conditions
 
-from sohes_cli.explore.distilled import find_backbone, load_vit
-from sohes_cli.pretrain.networks import build_vit
-from sohes_cli.training.checkpoints import write_tensors
+from sohes_cli.vit.build import build_vit
+from sohes_cli.vit.pretrained import find_backbone, load_vit
+from sohes_cli.vit.tensor_file import write_tensors
 
 
 def write_control(backbone: str, path: Path) -> None:

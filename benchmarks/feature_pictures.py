@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from sohes_cli.config import FeaturesConfig
+from sohes_cli.explore.config import FeaturesConfig
 from sohes_cli.explore.features import Backbone, build_backbone, patch_features
-from sohes_cli.explore.images import list_images, read_photograph
+from sohes_cli.images.listing import list_images
+from sohes_cli.images.reading import read_photograph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,7 +26,7 @@ from sohes_benchmarks.conditions import conditions
 from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 if TYPE_CHECKING:
-    from sohes_cli.config import FeaturesConfig
+    from sohes_cli.explore.config import FeaturesConfig
     from sohes_cli.explore.features import Backbone
 
 VARIANTS: dict[str, list[str] | None] = {
@@ -58,9 +58,9 @@ def backbone_of(features: FeaturesConfig) -> Backbone:
 
 def explored(path: Path, assignments: list[str]) -> list[dict[str, Any]]:
     """The masks that `sohes explore` finds with these settings."""
-    from sohes_cli.config import explore_config
-    from sohes_cli.explore.images import read_photograph
+    from sohes_cli.explore.config import explore_config
     from sohes_cli.explore.pipeline import explore_photograph
+    from sohes_cli.images.reading import read_photograph
 
     config = explore_config(assignments=assignments)
     photo = read_photograph(path, path.name, config.units.working_size)

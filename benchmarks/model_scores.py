@@ -26,9 +26,8 @@ from label_scores import scores
 from sohes_benchmarks.conditions import conditions
 from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
-from sohes_cli.explore.weights import file_sha256
-from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.location import find_model
+from sohes_cli.runs.files import file_sha256, write_atomically
 
 LABELS, PEER = "color-texture (sohes explore)", "Felzenszwalb, eight scales"
 COLUMNS = (

@@ -19,10 +19,10 @@ import numpy as np
 from label_quality import one_thread, score
 from sohes_benchmarks.conditions import conditions
 
-from sohes_cli.explore.distilled import BACKBONE_NAME, load_vit
 from sohes_cli.pretrain.training import CHECKPOINT_FORMAT
-from sohes_cli.training.checkpoints import read_tensors, write_tensors
 from sohes_cli.training.metrics import read_metrics
+from sohes_cli.vit.pretrained import BACKBONE_NAME, load_vit
+from sohes_cli.vit.tensor_file import read_tensors, write_tensors
 
 SCORES = ("ar_10", "ar_100", "ar_1000", "ar_large")
 

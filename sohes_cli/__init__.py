@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sohes_cli.version import __version__
+
 if TYPE_CHECKING:
     from sohes_cli.inference.config import SegmentConfig
     from sohes_cli.inference.prediction import Prediction
     from sohes_cli.inference.segmenter import Segmenter
 
 __all__ = ["Prediction", "SegmentConfig", "Segmenter", "__version__"]
-__version__ = "0.1.0"
 
 _PLACES = {"Prediction": "inference.prediction", "SegmentConfig": "inference.config", "Segmenter": "inference.segmenter"}
 

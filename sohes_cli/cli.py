@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sohes_cli import __version__
 from sohes_cli.commands.bench import bench
 from sohes_cli.commands.convert import convert
 from sohes_cli.commands.evaluate import evaluate
@@ -26,7 +25,8 @@ from sohes_cli.commands.segment import segment
 from sohes_cli.commands.train import train
 from sohes_cli.commands.view import view
 from sohes_cli.errors import SohesError
-from sohes_cli.explore.interruption import INTERRUPTED
+from sohes_cli.runs.interruption import INTERRUPTED
+from sohes_cli.version import __version__
 
 if TYPE_CHECKING:
     from types import FrameType

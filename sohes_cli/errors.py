@@ -17,8 +17,11 @@ __all__ = [
     "StoreError",
     "UsageError",
     "WeightsError",
+    "first_line",
     "nearest",
     "one_line",
+    "printable",
+    "reason_of",
 ]
 
 
@@ -83,3 +86,23 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 def one_line(text: str) -> str:
     """The text on one line: a file's name may hold line ends and commands to the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def reason_of(error: Exception) -> str:
+    """The error in lower-case words on one line, without path and full stop."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    text = " ".join(text.split()).rstrip(".")
+    if not any(character.isalpha() for character in text):
+        return f"{type(error).__name__} {text}".rstrip()  # libtiff's errors reach us as bare numbers
+    return text[0].lower() + text[1:]
+
+
+def printable(name: object) -> str:
+    """The name with every byte that is not valid UTF-8 written as an escape, so that it can be printed and stored."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def first_line(error: Exception) -> str:
+    """The type and the first line of an error that a library raised, to be quoted in a message of ours."""
+    line = str(error).strip().split("\n")[0][:200].rstrip(".")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

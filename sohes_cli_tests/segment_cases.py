@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from model_cases import SMALL
+from sohes_benchmarks.bundle import bundle
 
-from sohes_cli import bundled
-from sohes_cli.bundled.bundle import bundle
-from sohes_cli.config import to_plain
 from sohes_cli.model.files import save_model
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.output import Output
 from sohes_cli.model.segmentation_model import EntityModel
+from sohes_cli.settings import to_plain
 from sohes_cli.training.config import TrainConfig
+from sohes_cli.vit import bundled
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sohes_cli import __version__, cli
+from sohes_cli import cli
 from sohes_cli.errors import SohesError, UsageError
+from sohes_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable

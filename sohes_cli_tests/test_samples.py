@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from sohes_cli import samples
 from sohes_cli.commands.samples import samples as samples_command
 from sohes_cli.errors import SohesError, UsageError
-from sohes_cli.explore.images import list_images, read_photograph
+from sohes_cli.images.listing import list_images
+from sohes_cli.images.reading import read_photograph
 from sohes_cli.samples import LICENSES_NAME, SAMPLES, write_samples
 
 app = typer.Typer()

@@ -9,7 +9,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sohes_cli.processes import available_cores
+from sohes_cli.runs.processes import available_cores
 
 __all__ = ["conditions", "device_name", "package_version"]
 

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import UsageError
-from sohes_cli.outputs import check_name
+from sohes_cli.runs.files import check_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,7 @@ def write_results(path: Path, results: Results) -> None:
     Raises:
         StoreError: if the file cannot be written.
     """
-    from sohes_cli.labels.store import write_atomically
+    from sohes_cli.runs.files import write_atomically
 
     write_atomically(path, [as_text(results).encode()])
 

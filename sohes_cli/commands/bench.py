@@ -50,7 +50,7 @@ def bench(
     """
     from sohes_benchmarks.outputs import RESULTS_SUFFIXES, check_output
 
-    from sohes_cli.outputs import PICTURE_SUFFIXES
+    from sohes_cli.runs.files import PICTURE_SUFFIXES
 
     chosen = _checked_names(names or ())
     _check_threads(threads)
@@ -116,7 +116,7 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_threads(threads: int) -> None:
-    from sohes_cli.processes import available_cores
+    from sohes_cli.runs.processes import available_cores
 
     if threads > (cores := available_cores()):
         raise UsageError(f"--threads {threads}: this process may use {cores} cores.", f"Give 1 to {cores}.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sohes_cli.commands.options import AsJson, Assignments, ConfigFile  # noqa: TC001 (Typer reads the annotations)
-from sohes_cli.explore.interruption import INTERRUPTED
+from sohes_cli.runs.interruption import INTERRUPTED
 
 __all__ = ["explore"]
 
@@ -44,7 +44,7 @@ def explore(
 
     Example: sohes explore ./images --out labels/
     """
-    from sohes_cli.config import explore_config
+    from sohes_cli.explore.config import explore_config
     from sohes_cli.explore.session import explore_folder
 
     flags: dict[str, Any] = {

@@ -9,7 +9,7 @@ import typer
 
 from sohes_cli.commands.options import AsJson, ConfigFile, TrainingDevice  # noqa: TC001 (Typer reads the annotations)
 from sohes_cli.errors import UsageError
-from sohes_cli.explore.interruption import INTERRUPTED
+from sohes_cli.runs.interruption import INTERRUPTED
 
 __all__ = ["pipeline"]
 

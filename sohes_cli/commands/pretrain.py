@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sohes_cli.commands.options import AsJson, Assignments, ConfigFile, OverwriteRun, Readers, TrainingDevice  # noqa: TC001 (Typer reads the annotations)
-from sohes_cli.explore.interruption import INTERRUPTED
+from sohes_cli.runs.interruption import INTERRUPTED
 
 __all__ = ["pretrain"]
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from sohes_cli.errors import UsageError
-from sohes_cli.explore.interruption import INTERRUPTED
+from sohes_cli.runs.interruption import INTERRUPTED
 
 __all__ = ["ForestSource", "MaskRefinement", "SegmentMethod", "segment"]
 

@@ -10,7 +10,7 @@ import typer
 
 from sohes_cli.commands.options import AsJson, Assignments, ConfigFile, OverwriteRun, Readers, TrainingDevice  # noqa: TC001 (Typer reads the annotations)
 from sohes_cli.errors import UsageError
-from sohes_cli.explore.interruption import INTERRUPTED
+from sohes_cli.runs.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from sohes_cli.training.config import TrainConfig

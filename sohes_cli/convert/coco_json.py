@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from sohes_cli.convert.ground_truth import UNPACK_AGAIN, Category, Dataset, TruthImage, TruthMask
 from sohes_cli.errors import DatasetError
-from sohes_cli.labels.run_lengths import run_lengths
-from sohes_cli.labels.segmentations import compressed
+from sohes_cli.masks.rle import run_lengths
+from sohes_cli.masks.segmentations import compressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

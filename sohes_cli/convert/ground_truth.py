@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli import __version__
 from sohes_cli.errors import DatasetError
-from sohes_cli.labels.store import write_atomically
+from sohes_cli.runs.files import write_atomically
 from sohes_cli.structures import Forest, Rle
+from sohes_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Masks that a data set keeps as pictures: a file's values as they are stored, and run lengths, area and box of the pixels of a value.
 
 A palette is passed over, because such files keep ids in it, not colors. The regions of one map are disjoint, so one walk over its pixels
-gives the masks of all (see `sohes_cli.masks`).
+gives the masks of all (see `sohes_cli.masks.packed`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def regions_of_map(values: NDArray[np.generic]) -> list[Region]:
     Args:
         values: whole numbers [H, W].
     """
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.masks.packed import PackedMasks
 
     height, width = values.shape
     found, units = np.unique(values, return_inverse=True)

@@ -14,19 +14,18 @@ import torch
 
 from sohes_cli.data.batch import Example, WeakView
 from sohes_cli.data.jitter import draw_crop, full_crop
+from sohes_cli.data.sampling import first_readable, photograph_of, sample_generator
 from sohes_cli.data.targets import crop_targets
 from sohes_cli.errors import UsageError
-from sohes_cli.training.loading import first_readable, photograph_of, sample_generator
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
+    from sohes_cli.data.config import DataConfig, ViewsConfig
     from sohes_cli.data.jitter import Crop
     from sohes_cli.data.sources import LabeledPhotographs
     from sohes_cli.structures import LabelRecord
-    from sohes_cli.training.config import DataConfig
-    from sohes_cli.training.correct_config import ViewsConfig
 
 __all__ = ["TrainingExamples", "ValidationExamples", "split_photographs"]
 

@@ -17,13 +17,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from sohes_cli.masks import nearest_pixels
+from sohes_cli.masks.packed import nearest_pixels
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from sohes_cli.training.config import DataConfig
+    from sohes_cli.data.config import DataConfig
 
 __all__ = ["Crop", "draw_crop", "full_crop"]
 

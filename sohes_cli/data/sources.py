@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from sohes_kernels.run_intersection import MOST_PIXELS
 
-from sohes_cli.errors import ImageError, SohesError, StoreError, UsageError, one_line
-from sohes_cli.explore.images import printable, read_photograph, require_folder
+from sohes_cli.errors import ImageError, SohesError, StoreError, UsageError, one_line, printable
+from sohes_cli.images.listing import require_folder
+from sohes_cli.images.reading import read_photograph
 from sohes_cli.labels.manifest import image_folder, read_manifest
 from sohes_cli.labels.sources import LabelSource, open_source
 from sohes_cli.labels.store import MANIFEST_NAME, LabelStore

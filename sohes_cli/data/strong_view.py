@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from sohes_cli.pretrain.photometric import change_colors, draw_colors
+from sohes_cli.data.photometric import change_colors, draw_colors
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from torch import Tensor
 
     from sohes_cli.data.batch import Batch
-    from sohes_cli.training.correct_config import ViewsConfig
+    from sohes_cli.data.config import ViewsConfig
 
 __all__ = ["draw_erasures", "strong_batch"]
 

@@ -10,24 +10,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import torch
-from sohes_kernels import RunMasks
 
 from sohes_cli.errors import StoreError, one_line
-from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.resample import resample_runs
+from sohes_cli.masks.segmentations import parse_segmentations
 
 if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
+    from sohes_kernels import RunMasks
     from torch import Tensor
 
+    from sohes_cli.data.config import DataConfig
     from sohes_cli.data.jitter import Crop
     from sohes_cli.structures import LabelRecord
-    from sohes_cli.training.config import DataConfig
 
-__all__ = ["choose_labels", "crop_masks", "crop_targets", "packed_bits", "prune_forest"]
+__all__ = ["choose_labels", "crop_masks", "crop_targets", "prune_forest"]
 
 
 def crop_targets(record: LabelRecord, crop: Crop, config: DataConfig, rng: Generator | None) -> tuple[Tensor, Tensor]:
@@ -62,7 +63,7 @@ def crop_targets(record: LabelRecord, crop: Crop, config: DataConfig, rng: Gener
     areas = cropped.areas()
     is_target = (areas >= config.min_area_px) & (areas >= config.min_visible * crop.zoom * masks.areas())
     kept = np.flatnonzero(is_target)
-    return torch.from_numpy(packed_bits(cropped[kept])), torch.from_numpy(prune_forest(parents, chosen[kept]))
+    return torch.from_numpy(PackedMasks.from_runs(cropped[kept]).to_bytes()), torch.from_numpy(prune_forest(parents, chosen[kept]))
 
 
 def choose_labels(parents: NDArray[np.int64], order: NDArray[np.int64], max_labels: int) -> NDArray[np.int64]:
@@ -118,23 +119,15 @@ def prune_forest(parents: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray
 
 
 def crop_masks(masks: RunMasks, crop: Crop) -> RunMasks:
-    """Masks of the photograph -> the same masks of the crop: pixel (y, x) is what the photograph has at `rows[y]` and `columns[x]`.
+    """Masks of the photograph -> the same masks of the crop.
 
     Raises:
         ValueError: if the masks have another size than the crop's source.
     """
     if (masks.height, masks.width) != (crop.source_height, crop.source_width):
-        raise ValueError(f"masks of {masks.height} x {masks.width} are not those of a {crop.source_height} x {crop.source_width} image")
-    first_row = np.searchsorted(crop.rows, np.arange(crop.source_height + 1)).astype(np.int64)
-    starts, ends, offsets = _cropped(masks.starts, masks.ends, masks.offsets, first_row, crop.columns, crop.height)
-    return RunMasks(starts, ends, offsets, crop.height, crop.width)
-
-
-def packed_bits(masks: RunMasks) -> NDArray[np.uint8]:
-    """Pixels of masks as bits, uint8 [N, ceil(H * W / 8)]: pixel (y, x) is bit x * H + y, from the lowest bit of byte 0 on."""
-    bits = np.zeros((len(masks), -(-masks.height * masks.width // 8)), np.uint8)
-    _paint(masks.starts, masks.ends, masks.offsets, bits)
-    return bits
+        size = f"{crop.source_height} x {crop.source_width}"
+        raise ValueError(f"masks of {masks.height} x {masks.width} are not those of a {size} image")
+    return resample_runs(masks, crop.rows, crop.columns)
 
 
 def _in_view(record: LabelRecord, crop: Crop) -> NDArray[np.int64]:
@@ -153,76 +146,3 @@ def _masks(record: LabelRecord, labels: NDArray[np.int64]) -> RunMasks:
         message = f"The labels of {one_line(record.file_name)} are damaged: annotation {chosen[position].id}: {reason}."
         raise StoreError(message, "Delete its record and run `sohes explore` again, or write the file again.")
     return masks
-
-
-@numba.njit(cache=True, nogil=True)
-def _shown(columns: NDArray[np.int64], left: int, right: int) -> tuple[int, int]:
-    """The first column of the crop that shows the photograph's columns left..right, and one past the last."""
-    rising = columns if columns[0] <= columns[-1] else columns[::-1]
-    first, last = int(np.searchsorted(rising, left)), int(np.searchsorted(rising, right, side="right"))
-    return (first, last) if columns[0] <= columns[-1] else (columns.shape[0] - last, columns.shape[0] - first)
-
-
-@numba.njit(cache=True, nogil=True)
-def _cropped(
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    offsets: NDArray[np.int64],
-    first_row: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    height: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Starts, ends and offsets of the masks in a crop.
-
-    The columns rise or fall, so from one to the next the first run that reaches into a column is a few runs away.
-
-    Args:
-        starts: of the runs in the photograph, as in `RunMasks`, int64 [K].
-        ends: of the runs, int64 [K].
-        offsets: of the masks, int64 [N + 1].
-        first_row: the first row of the crop that shows each row of the photograph or a later one, int64 [H + 1].
-        columns: the photograph's column of each column of the crop, int64 [W'].
-        height: rows of the crop.
-    """
-    source_height = first_row.shape[0] - 1
-    found, borders = np.empty((1024, 2), np.int64), np.zeros_like(offsets)
-    count = 0
-    for n in range(offsets.shape[0] - 1):
-        first, last, begun = offsets[n], offsets[n + 1], count
-        run = first
-        left, right = _shown(columns, starts[first] // source_height, (ends[last - 1] - 1) // source_height) if first < last else (0, 0)
-        for x in range(left, right):
-            low = columns[x] * source_height
-            while run > first and ends[run - 1] > low:
-                run -= 1
-            while run < last and ends[run] <= low:
-                run += 1
-            if count + source_height > found.shape[0]:
-                found = np.concatenate((found, np.empty((found.shape[0] + source_height, 2), np.int64)))
-            k = run
-            while k < last and starts[k] < low + source_height:
-                begin = x * height + first_row[max(starts[k] - low, 0)]
-                end = x * height + first_row[min(ends[k] - low, source_height)]
-                if count > begun and found[count - 1, 1] == begin:
-                    found[count - 1, 1] = end
-                elif begin < end:
-                    found[count, 0], found[count, 1] = begin, end
-                    count += 1
-                k += 1
-        borders[n + 1] = count
-    return found[:count, 0].copy(), found[:count, 1].copy(), borders
-
-
-@numba.njit(cache=True, nogil=True)
-def _paint(starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], bits: NDArray[np.uint8]) -> None:
-    """Set the bits of every run of each mask."""
-    for n in range(offsets.shape[0] - 1):
-        for k in range(offsets[n], offsets[n + 1]):
-            first, last = starts[k] >> 3, (ends[k] - 1) >> 3
-            head, tail = (0xFF << (starts[k] & 7)) & 0xFF, 0xFF >> (7 - ((ends[k] - 1) & 7))
-            if first == last:
-                bits[n, first] |= np.uint8(head & tail)
-                continue
-            bits[n, first] |= np.uint8(head)
-            bits[n, first + 1 : last] = 0xFF
-            bits[n, last] |= np.uint8(tail)

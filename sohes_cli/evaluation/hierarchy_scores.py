@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sohes_cli.evaluation.matching import match_by_iou
+from sohes_cli.masks.compare import match_by_iou
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

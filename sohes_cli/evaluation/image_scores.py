@@ -18,9 +18,9 @@ from sohes_kernels import run_intersections
 
 from sohes_cli.errors import SohesError
 from sohes_cli.evaluation.hierarchy_scores import ForestCounts, HierarchyCounts
-from sohes_cli.evaluation.matching import mask_ious, match_detections
-from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.evaluation.matching import crowd_ious, match_detections
 from sohes_cli.labels.sources import ImageId
+from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.structures import Forest
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageO
     runs = None if predicted is None else predicted.runs[best]
     areas = np.zeros(0, np.int64) if runs is None else runs.areas()
     shared = np.zeros((0, len(order)), np.int64) if runs is None else run_intersections(runs, truth.runs[order])
-    ious = mask_ious(shared, areas, truth_pixels, is_crowd)
+    ious = crowd_ious(shared, areas, truth_pixels, is_crowd)
     matches = match_detections(ious, areas.astype(np.float64), truth_areas, is_crowd)
     hits = matches.is_matched & ~matches.is_ignored
     truth_forest, rows = _without_crowds(truth, order, is_crowd)

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "Matches", "mask_ious", "match_by_iou", "match_detections", "match_detections_reference"]
+__all__ = ["AREA_RANGES", "IOU_THRESHOLDS", "Matches", "crowd_ious", "match_detections", "match_detections_reference"]
 
 IOU_THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 """COCO's IoU thresholds 0.50:0.05:0.95, to the last bit."""
@@ -43,7 +43,7 @@ class Matches:
     n_truths: NDArray[np.int64]
 
 
-def mask_ious(
+def crowd_ious(
     shared: NDArray[np.int64], areas: NDArray[np.int64], truth_areas: NDArray[np.int64], is_crowd: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """IoU of predictions with annotations; with a crowd region the share of the prediction that lies in it.
@@ -107,39 +107,6 @@ def match_detections_reference(
                 matched[a, t, d], ignored[a, t, d] = True, is_ignored_truth[a, best]
     ignored |= ~matched & _out_of_range(areas)[:, None, :]
     return Matches(matched, ignored, (~is_ignored_truth).sum(1))
-
-
-def match_by_iou(
-    ious: NDArray[np.float64],
-    iou_threshold: float,
-    levels: NDArray[np.int64] | None = None,
-    truth_levels: NDArray[np.int64] | None = None,
-) -> list[tuple[int, int]]:
-    """Pair two sets of masks one to one: pairs at or above the threshold by decreasing IoU, each mask used once.
-
-    Scores play no part. Of equal IoUs the pair of the masks nearer to their roots comes first, so that an object and its only part,
-    drawn alike, are not swapped; then the lower indices.
-
-    Args:
-        ious: float64 [N, M].
-        iou_threshold: the lowest IoU of a pair.
-        levels: depth of each of the N masks in its forest, int64 [N]; None if there is no forest.
-        truth_levels: the same of the M masks, int64 [M].
-
-    Returns:
-        Pairs (n, m), in the order in which they were made.
-    """
-    rows, columns = np.nonzero(ious >= iou_threshold)
-    depth = np.zeros(len(ious), np.int64) if levels is None else levels
-    truth_depth = np.zeros(ious.shape[1], np.int64) if truth_levels is None else truth_levels
-    order = np.lexsort((columns, rows, depth[rows], truth_depth[columns], -ious[rows, columns]))
-    is_free, is_free_truth = np.ones(len(ious), bool), np.ones(ious.shape[1], bool)
-    pairs = []
-    for n, m in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if is_free[n] and is_free_truth[m]:
-            is_free[n] = is_free_truth[m] = False
-            pairs.append((n, m))
-    return pairs
 
 
 def _ignored_truths(truth_areas: NDArray[np.float64], is_crowd: NDArray[np.bool_]) -> NDArray[np.bool_]:

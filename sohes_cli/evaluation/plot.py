@@ -14,7 +14,7 @@ import numpy as np
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.evaluation.image_scores import LARGEST_RANK
 from sohes_cli.evaluation.published import check_published, published_ar, published_dataset
-from sohes_cli.outputs import PICTURE_SUFFIXES, check_name
+from sohes_cli.runs.files import PICTURE_SUFFIXES, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

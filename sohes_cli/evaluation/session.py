@@ -22,7 +22,7 @@ from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
 from sohes_cli.evaluation.image_scores import MOST_PROBLEMS, ImageOutcome, ImageTask, score_image
 from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
 from sohes_cli.labels.sources import LabelSource, open_source
-from sohes_cli.processes import available_cores, children_killed_on, end_with_parent, first_finished, result_of, submitted
+from sohes_cli.runs.processes import available_cores, children_killed_on, end_with_parent, first_finished, result_of, submitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -20,7 +20,7 @@ import numba
 import numpy as np
 
 from sohes_cli.explore.permutohedral import PermutohedralLattice
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,27 +9,23 @@ Source: tokens of a self-distilled ViT as features, Caron et al. 2021; that colo
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sohes_cli import bundled
-from sohes_cli.errors import UsageError, WeightsError
 from sohes_cli.explore.color_texture import ColorTexture
-from sohes_cli.explore.weights import file_sha256, torch_device
-from sohes_cli.training.checkpoints import read_tensors
+from sohes_cli.runs.devices import torch_device
+from sohes_cli.runs.files import file_sha256
+from sohes_cli.vit import bundled
+from sohes_cli.vit.pretrained import find_backbone, load_vit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BACKBONE_FORMAT", "BACKBONE_NAME", "DistilledVit", "find_backbone", "load_vit"]
-
-BACKBONE_NAME = "backbone.safetensors"
-BACKBONE_FORMAT = "sohes-backbone"
+__all__ = ["DistilledVit"]
 
 
 _FULL_LENGTH = 0.25  # of the length of a normalized token: one that differs less from the image's mean counts less
@@ -120,47 +116,3 @@ def _centered(tokens: Tensor) -> Tensor:
     shares = (norms / (_FULL_LENGTH * tokens.shape[-1] ** 0.5)).clamp(max=1)
     centered: Tensor = tokens * (shares**2 / norms.clamp(min=1e-12))
     return centered
-
-
-def find_backbone(source: str, flag: str = "--backbone") -> Path:
-    """The backbone file that a name means.
-
-    Args:
-        source: `bundled`, a run's folder, or a file.
-        flag: what named it, for messages.
-
-    Raises:
-        UsageError: if there is none.
-        WeightsError: if the bundled one is missing or not the one that belongs to this version.
-    """
-    if source == bundled.BUNDLED:
-        return bundled.BACKBONE.checked(flag)
-    path = Path(source)
-    if path.is_dir():
-        if not (path / BACKBONE_NAME).is_file():
-            raise UsageError(f"{flag} {source}: the folder has no {BACKBONE_NAME}.", "Give the folder of a run of sohes pretrain.")
-        return path / BACKBONE_NAME
-    if not path.is_file():
-        raise UsageError(f"{flag} {source}: there is no such file.", "Give the folder of a run of sohes pretrain, or its file.")
-    return path
-
-
-def load_vit(path: Path) -> tuple[Any, dict[str, Any]]:
-    """Read a backbone file of `sohes pretrain`.
-
-    Returns:
-        The timm ViT in fp32, without classifier, for images of any size, and the file's description: `name`, `shape`, `mean`, `std`, ...
-
-    Raises:
-        WeightsError: if the file is damaged, of another kind, or does not fit its own description.
-    """
-    from sohes_cli.pretrain.networks import build_vit
-
-    tensors, description = read_tensors(path, BACKBONE_FORMAT)
-    try:
-        with torch.device("meta"):  # no random numbers are drawn for parameters that are replaced at once
-            vit = build_vit(description["name"], description["shape"])
-        vit.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    except (KeyError, TypeError, RuntimeError, UsageError) as error:
-        raise WeightsError(f"{path} does not fit its own description: {error}.", "It is damaged or of another version.") from error
-    return vit, description

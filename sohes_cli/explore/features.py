@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 from scipy import sparse
 
-from sohes_cli.bundled import BUNDLED
 from sohes_cli.errors import UsageError, nearest
 from sohes_cli.explore.superpixels import patch_units
+from sohes_cli.vit.bundled import BUNDLED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sohes_cli.config import FeaturesConfig
+    from sohes_cli.explore.config import FeaturesConfig
     from sohes_cli.explore.distilled import DistilledVit
     from sohes_cli.explore.vit import VitBackbone
 

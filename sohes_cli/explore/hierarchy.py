@@ -19,7 +19,7 @@ from sohes_cli.structures import Forest
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.masks.packed import PackedMasks
 
 __all__ = ["ancestor_matrix", "build_forest", "smallest_ancestors"]
 

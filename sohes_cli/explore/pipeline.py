@@ -14,16 +14,16 @@ from sohes_cli.explore.pooling import MaskPool, pool_masks
 from sohes_cli.explore.reclustering import recluster
 from sohes_cli.explore.refinement import refine
 from sohes_cli.explore.segmentation import candidate_masks
-from sohes_cli.explore.timing import StepTimes
 from sohes_cli.labels.records import label_record
+from sohes_cli.runs.step_times import StepTimes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sohes_cli.config import ExploreConfig
+    from sohes_cli.explore.config import ExploreConfig
     from sohes_cli.explore.features import Backbone
-    from sohes_cli.explore.images import Photograph
+    from sohes_cli.images.reading import Photograph
     from sohes_cli.structures import LabelRecord
 
 __all__ = ["explore_photograph"]

@@ -14,14 +14,15 @@ import cv2
 import numpy as np
 
 from sohes_cli.explore.pooling import MaskPool
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.compare import paired_intersections
+from sohes_cli.masks.packed import PackedMasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from sohes_cli.config import ExploreConfig
+    from sohes_cli.explore.config import ExploreConfig
 
 __all__ = ["crop_box_xyxy", "recluster"]
 
@@ -82,5 +83,5 @@ def _inside(local: MaskPool, parent: NDArray[np.uint8], min_inside: float) -> ND
     region = cv2.resize(parent, size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
     packed = PackedMasks.from_masks(region[None])
     areas = local.masks.areas()
-    shared = np.bitwise_count(local.masks.bits & packed.bits).sum(axis=1, dtype=np.int64)
+    shared = paired_intersections(local.masks, packed)
     return np.flatnonzero((areas > 0) & (shared >= min_inside * areas))

@@ -11,23 +11,24 @@ import traceback
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sohes_cli.errors import SohesError, StoreError
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
-from sohes_cli.explore.timing import StepTimes
 from sohes_cli.labels.store import LabelStore
-from sohes_cli.processes import children_killed_on, end_with_parent, first_finished, result_of, submitted
+from sohes_cli.runs.processes import children_killed_on, end_with_parent, first_finished, result_of, submitted
+from sohes_cli.runs.progress import Done
+from sohes_cli.runs.step_times import StepTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sohes_cli.config import ExploreConfig
+    from sohes_cli.explore.config import ExploreConfig
 
-__all__ = ["Done", "Job", "Summary", "explore_names"]
+__all__ = ["Job", "explore_names"]
 
 
 @dataclass(frozen=True)
@@ -38,35 +39,6 @@ class Job:
     labels: Path
     config: ExploreConfig
     device: str = "auto"
-
-
-@dataclass(frozen=True)
-class Done:
-    """The outcome of one photograph: a number of masks, or an error."""
-
-    name: str
-    masks: int = 0
-    seconds: StepTimes = field(default_factory=StepTimes)
-    error: str = ""
-
-
-@dataclass
-class Summary:
-    """The outcome of a run so far; `failed` holds names and reasons."""
-
-    images: int = 0
-    masks: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    seconds: StepTimes = field(default_factory=StepTimes)
-
-    def add(self, done: Done) -> None:
-        """Count one photograph."""
-        if done.error:
-            self.failed.append((done.name, done.error))
-            return
-        self.images += 1
-        self.masks += done.masks
-        self.seconds.add(done.seconds)
 
 
 def explore_names(
@@ -165,7 +137,7 @@ class _Worker:
         return Done(name, masks, times)
 
     def _explore(self, name: str, times: StepTimes) -> int:
-        from sohes_cli.explore.images import read_photograph
+        from sohes_cli.images.reading import read_photograph
 
         with times.step("reading"):
             photo = read_photograph(self.job.images / name, name, self.job.config.units.working_size)

@@ -17,13 +17,13 @@ from sohes_cli.explore.features import Backbone, patch_features, unit_sums
 from sohes_cli.explore.merging import Candidates, merge_units
 from sohes_cli.explore.pooling import MaskPool, mask_scores
 from sohes_cli.explore.superpixels import UnitGraph, patch_units, superpixels, unit_graph
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from sohes_cli.config import ExploreConfig, MergingConfig
-    from sohes_cli.explore.timing import StepTimes
+    from sohes_cli.explore.config import ExploreConfig, MergingConfig
+    from sohes_cli.runs.step_times import StepTimes
 
 __all__ = ["DIFFUSION_THRESHOLDS", "candidate_masks", "default_thresholds"]
 

@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sohes_cli.config import to_plain
 from sohes_cli.errors import PartialFailure, StoreError, UsageError
 from sohes_cli.explore.cascade_psp import load_refiner
 from sohes_cli.explore.features import EMBEDDED, Backbone, build_backbone
-from sohes_cli.explore.image_list import listed_images
-from sohes_cli.explore.images import list_images
-from sohes_cli.explore.interruption import StopRequest
-from sohes_cli.explore.report import Outcome, Progress, announce, print_outcome
+from sohes_cli.explore.report import announce, print_outcome
 from sohes_cli.explore.runner import Job, explore_names
 from sohes_cli.explore.segmentation import default_thresholds
-from sohes_cli.explore.shards import Shard, shard_of_environment, wait_for_others
+from sohes_cli.images.image_list import listed_images
+from sohes_cli.images.listing import list_images
 from sohes_cli.labels.manifest import Manifest, images_entry, open_store
-from sohes_cli.processes import available_cores
+from sohes_cli.runs.interruption import StopRequest
+from sohes_cli.runs.processes import available_cores
+from sohes_cli.runs.progress import Outcome, Progress
+from sohes_cli.runs.shards import Shard, shard_of_environment, wait_for_others
+from sohes_cli.settings import to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sohes_cli.config import ExploreConfig
+    from sohes_cli.explore.config import ExploreConfig
     from sohes_cli.labels.store import LabelStore
 
 __all__ = ["explore_folder"]

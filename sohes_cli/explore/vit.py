@@ -8,36 +8,26 @@ The last block is entered no further than its key projection, and no N x N atten
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import timm
 import torch
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
-from timm.layers.patch_embed import PatchEmbed
-from timm.models import is_model_in_modules, is_model_pretrained
-from timm.models.eva import Eva, EvaBlock
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.eva import Eva
 from torch import Tensor
 from torch.nn import functional
 
-from sohes_cli.errors import SohesError, UsageError, WeightsError
-from sohes_cli.explore.weights import file_sha256, first_line, load_into, load_state_dict, state_sha256, torch_device
+from sohes_cli.runs.devices import torch_device
+from sohes_cli.vit.published import check_name, published_vit
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 __all__ = ["VIT_THRESHOLDS", "VitBackbone"]
 
 VIT_THRESHOLDS = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 """Merging thresholds for ViT keys: UnSAM's list, modelled on SOHES, whose paper names no values."""
-
-_VIT_MODULES = ("deit", "eva", "vision_transformer")
-_HUB_TIMEOUT_S = 5.0
-_OTHER_WAYS = "Pass --weights FILE, or use the embedded --backbone color-texture, which needs none."
 
 
 class VitBackbone:
@@ -75,11 +65,11 @@ class VitBackbone:
         device: str = "cpu",
         precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
-        _check_name(name)
         self.name = name
         self.precision = precision
+        check_name(name)
         self.device = torch_device(device)
-        self.model, kind, sha256 = _build(name, weights)
+        self.model, kind, sha256 = published_vit(name, weights)
         self.identity = {"name": name, "weights": kind, "sha256": sha256}
         self.model.to(self.device).eval().requires_grad_(False)
         self.patch_size = int(self.model.patch_embed.patch_size[0])
@@ -153,84 +143,3 @@ def _key_projection(attention: Any) -> tuple[Tensor, Tensor | None]:
     weight, bias = attention.qkv.weight, attention.qkv.bias
     rows = slice(len(weight) // 3, 2 * len(weight) // 3)
     return weight[rows], None if bias is None else bias[rows]
-
-
-def _build(name: str, weights: Path | Literal["random"] | None) -> tuple[Any, str, str]:
-    """Return the model, the kind of its weights and their SHA-256."""
-    if isinstance(weights, Path):
-        state = load_state_dict(weights)  # first, so that a bad file does not wait for the model
-        model = _create(name, pretrained=False)
-        load_into(model, state, str(weights))
-        return model, "file", file_sha256(weights)
-    model = _pretrained(name) if weights is None else _create(name, pretrained=False)
-    return model, "hub" if weights is None else "random", state_sha256(model.state_dict())
-
-
-def _create(name: str, pretrained: bool) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
-    _check_architecture(name, model)
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = True  # the environment can switch it off, and N x N attention would be held
-    return model
-
-
-def _pretrained(name: str) -> Any:
-    if not is_model_pretrained(name):
-        raise WeightsError(f"timm has no pretrained weights for {name}.", _OTHER_WAYS)
-    _require_hub(name)
-    try:
-        return _create(name, pretrained=True)
-    except SohesError:
-        raise
-    except OSError as error:
-        raise _unreachable(name, error) from error
-    except Exception as error:  # whatever the hub's transport or a damaged cache file raises
-        raise WeightsError(f"The weights of {name} could not be loaded ({first_line(error)}).", _OTHER_WAYS) from error
-
-
-def _require_hub(name: str) -> None:
-    """Ask the hub once for weights that are not in the cache: without a network, the download's own retries take most of a minute."""
-    config: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
-    if config is None or not config.hf_hub_id:
-        return
-    repository, _, revision = config.hf_hub_id.partition("@")
-    names = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
-    if any(isinstance(try_to_load_from_cache(repository, file, revision=revision or None), str) for file in names):
-        return
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, names[0], revision=revision or None), timeout=_HUB_TIMEOUT_S)
-    except HfHubHTTPError:
-        return  # it answers; whether it has the file under another name is for the download to find out
-    except Exception as error:  # the errors of its transport have no common type among versions
-        raise _unreachable(name, error) from error
-
-
-def _unreachable(name: str, error: Exception) -> WeightsError:
-    message = f"The weights of {name} are neither in the local cache {constants.HF_HUB_CACHE} nor reachable ({first_line(error)})."
-    return WeightsError(message, f"{_OTHER_WAYS} Or run once with access to huggingface.co, which fills the cache.")
-
-
-def _check_name(name: str) -> None:
-    if name not in timm.list_models() and not is_model_pretrained(name):
-        names = timm.list_models(module=_VIT_MODULES) + timm.list_models(module=_VIT_MODULES, pretrained=True)
-        close = get_close_matches(name, names, n=3, cutoff=0.6)
-        hint = f"Did you mean {' or '.join(close)}?" if close else "Name a ViT of timm, such as vit_base_patch8_224.dino, or color-texture."
-        raise UsageError(f"There is no backbone {name!r}.", hint)
-    if not is_model_in_modules(name, _VIT_MODULES):
-        raise _unsupported(name)
-
-
-def _check_architecture(name: str, model: Any) -> None:
-    known = isinstance(model, (VisionTransformer, Eva)) and type(model.patch_embed) is PatchEmbed
-    if not known or type(model.blocks[-1]) not in (Block, EvaBlock) or len(set(model.patch_embed.patch_size)) > 1:
-        raise _unsupported(name)
-
-
-def _unsupported(name: str) -> UsageError:
-    return UsageError(
-        f"The backbone {name!r} is not supported: only ViTs with patch tokens work, with square patches and pre-norm attention blocks.",
-        "Name a plain ViT of timm, such as vit_base_patch8_224.dino.",
-    )

@@ -24,13 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from sohes_cli.errors import SohesError
-from sohes_cli.explore.weights import file_sha256
-from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import load_model
 from sohes_cli.model.location import find_model
 from sohes_cli.model.output import ENTITY
-from sohes_cli.pretrain.photometric import normalized
+from sohes_cli.runs.files import file_sha256, write_atomically
+from sohes_cli.vit.build import normalized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

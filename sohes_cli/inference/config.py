@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import require
 from sohes_cli.errors import SohesError, WeightsError
+from sohes_cli.settings import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

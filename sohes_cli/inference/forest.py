@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.masks.packed import PackedMasks
     from sohes_cli.structures import Forest
 
 __all__ = ["ForestAgreement", "forest_agreement", "geometric_forest", "head_forest"]

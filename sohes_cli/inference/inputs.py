@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from sohes_cli.errors import SohesError, UsageError
-from sohes_cli.explore.images import Photograph, list_images, printable, read_photograph
+from sohes_cli.errors import SohesError, UsageError, printable
+from sohes_cli.images.listing import list_images
+from sohes_cli.images.reading import Photograph, read_photograph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

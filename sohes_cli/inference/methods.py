@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import cv2
 from threadpoolctl import threadpool_limits
 
-from sohes_cli.config import explore_config, to_plain
+from sohes_cli.explore.config import explore_config
 from sohes_cli.explore.features import Backbone, build_backbone
 from sohes_cli.explore.pipeline import explore_photograph
-from sohes_cli.explore.shards import shard_of_environment
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import ForestAgreement, forest_agreement, geometric_forest, head_forest
 from sohes_cli.labels.manifest import Manifest
 from sohes_cli.model.location import model_file, reason_for
+from sohes_cli.runs.shards import shard_of_environment
+from sohes_cli.settings import to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from sohes_cli.explore.images import Photograph
+    from sohes_cli.images.reading import Photograph
     from sohes_cli.inference.prediction import Prediction
     from sohes_cli.inference.segmenter import Segmenter
     from sohes_cli.structures import LabelRecord
@@ -107,8 +108,8 @@ class ModelMethod:
         Raises:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
         """
-        from sohes_cli.explore.weights import file_sha256
         from sohes_cli.inference.segmenter import Segmenter  # both load PyTorch, which phase 1 does not need
+        from sohes_cli.runs.files import file_sha256
 
         SegmentConfig(**settings)  # tells of wrong ones before there is a model to look for
         file = model_file(checkpoint)

@@ -10,16 +10,16 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import cv2
 import numba
 import numpy as np
 from PIL import Image
 
 from sohes_cli.errors import SohesError, StoreError
-from sohes_cli.labels.run_lengths import run_lengths
-from sohes_cli.labels.store import write_atomically
-from sohes_cli.masks import nearest_pixels
+from sohes_cli.masks.packed import nearest_pixels
+from sohes_cli.masks.rle import run_lengths
+from sohes_cli.runs.files import write_atomically
 from sohes_cli.structures import LabelRecord
+from sohes_cli.view.jpeg import jpeg_bytes
 from sohes_cli.view.overlay import LARGEST_SIDE, reduced
 from sohes_cli.view.selection import mask_colors
 
@@ -30,11 +30,10 @@ if TYPE_CHECKING:
 
     from sohes_cli.inference.prediction import Prediction
 
-__all__ = ["cut_level_of", "jpeg_bytes", "partition", "partition_picture", "write_partition"]
+__all__ = ["cut_level_of", "partition", "partition_picture", "write_partition"]
 
 _LARGEST_ID = 2**16 - 1
 _TINT = 0.6
-_JPEG_QUALITY = 92
 
 
 def partition(labels: LabelRecord | Prediction, cut_level: int) -> NDArray[np.int32]:
@@ -126,12 +125,6 @@ def write_partition(out: Path, pixels: NDArray[np.uint8], record: LabelRecord, c
     write_atomically(paths[0], [buffer.getvalue()])
     write_atomically(paths[1], [jpeg_bytes(partition_picture(pixels, record, owners))])
     return paths
-
-
-def jpeg_bytes(pixels: NDArray[np.uint8]) -> bytes:
-    """A picture, RGB uint8 [H, W, 3], as a JPEG file."""
-    _, encoded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    return bytes(encoded)
 
 
 @numba.njit(cache=True, nogil=True)

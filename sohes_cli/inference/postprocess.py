@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numba
 import numpy as np
 import torch
 
 from sohes_cli.errors import WeightsError
-from sohes_cli.explore.images import reduced_size
-from sohes_cli.explore.pooling import suppress
-from sohes_cli.masks import PackedMasks
+from sohes_cli.images.reading import reduced_size
+from sohes_cli.masks.compare import suppress
+from sohes_cli.masks.resample import sample_masks
 from sohes_cli.model.config import MASK_STRIDE
 from sohes_cli.model.output import ENTITY
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sohes_cli.inference.config import SegmentConfig
+    from sohes_cli.masks.packed import PackedMasks
     from sohes_cli.model.output import Output
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "distinct_masks",
     "find_masks",
     "mask_logits",
-    "sample_masks",
     "score_masks",
     "upsample_masks",
 ]
@@ -175,102 +174,4 @@ def upsample_masks(logits: NDArray[np.float32], size: tuple[int, int], height: i
         width: their columns.
     """
     rows, columns = ((np.arange(pixels) + 0.5) * side / pixels for pixels, side in ((height, size[0]), (width, size[1])))
-    return sample_masks(logits, rows, columns)
-
-
-def sample_masks(logits: NDArray[np.float32], rows: NDArray[np.float64], columns: NDArray[np.float64]) -> PackedMasks:
-    """The masks of a grid of points of the network's input: where the logits, interpolated bilinearly, are above 0.
-
-    Args:
-        logits: float32 [K, h, w], the center of cell 0 two pixels from the border of the input.
-        rows: where each row of the masks lies in the input, in its pixels from the upper border, ascending [H]; borders repeat.
-        columns: likewise from the left border, ascending or descending [W].
-    """
-    at_row, at_column = rows / MASK_STRIDE - 0.5, columns / MASK_STRIDE - 0.5
-    if columns[0] > columns[-1]:  # a mirrored view: mirror the logits instead
-        logits, at_column = logits[:, :, ::-1], logits.shape[2] - 1 - at_column
-    row, row_weight = _cells_of_points(at_row, logits.shape[1])
-    column, column_weight = _cells_of_points(at_column, logits.shape[2])
-    first_pixel = np.searchsorted(row, np.arange(logits.shape[1] + 1))
-    bits = _packed_upsampled(np.ascontiguousarray(logits), first_pixel, row_weight, column, column_weight)
-    return PackedMasks(bits, len(rows), len(columns))
-
-
-def _cells_of_points(at: NDArray[np.float64], cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The cell before each point, int64, and the weight of the one after it, float32; borders repeat."""
-    at = at.clip(0, cells - 1)
-    before = np.floor(at).astype(np.int64)
-    return before, (at - before).astype(np.float32)
-
-
-@numba.njit(cache=True, nogil=True)
-def _packed_upsampled(
-    logits: NDArray[np.float32],
-    first_pixel: NDArray[np.int64],
-    row_weight: NDArray[np.float32],
-    column: NDArray[np.int64],
-    column_weight: NDArray[np.float32],
-) -> NDArray[np.uint64]:
-    """The masks of `sample_masks`, uint64 [K, words].
-
-    Args:
-        logits: [K, h, w].
-        first_pixel: the first target row whose cell before is each row of cells, int64 [h + 1], the last the number of target rows.
-        row_weight: of the cell after a target row, [H].
-        column: the cell before each target column, int64 [W].
-        column_weight: of the cell after it, [W].
-    """
-    height, cells = row_weight.shape[0], logits.shape[1]
-    bits = np.zeros((logits.shape[0], (height * column.shape[0] + 63) // 64), np.uint64)
-    between = np.empty(cells, np.float32)
-    for k in range(logits.shape[0]):
-        top, bottom, left, right = _positive_box(logits[k])
-        if top >= bottom:
-            continue
-        # a pixel lies between its cell and the next, so the cells before the box count
-        for x in range(np.searchsorted(column, left - 1), np.searchsorted(column, right)):
-            before, after = column[x], min(column[x] + 1, logits.shape[2] - 1)
-            for y in range(max(top - 1, 0), min(bottom + 1, cells)):
-                between[y] = logits[k, y, before] + column_weight[x] * (logits[k, y, after] - logits[k, y, before])
-            _draw_column(between, max(top - 1, 0), bottom, first_pixel, row_weight, x * height, bits[k])
-    return bits
-
-
-@numba.njit(cache=True, nogil=True)
-def _positive_box(logits: NDArray[np.float32]) -> tuple[int, int, int, int]:
-    """First and one past the last row and column with a positive cell; an empty box if there is none."""
-    height, width = logits.shape
-    top, bottom, left, right = height, 0, width, 0
-    for y in range(height):
-        for x in range(width):
-            if logits[y, x] > 0:
-                top, bottom = min(top, y), y + 1
-                left, right = min(left, x), max(right, x + 1)
-    return top, bottom, left, right
-
-
-@numba.njit(cache=True, nogil=True)
-def _draw_column(
-    cells: NDArray[np.float32],
-    first: int,
-    last: int,
-    first_pixel: NDArray[np.int64],
-    row_weight: NDArray[np.float32],
-    offset: int,
-    words: NDArray[np.uint64],
-) -> None:
-    """Set the bits of the positive pixels from cell `first` to before `last` of a column whose first pixel is bit `offset`."""
-    every = np.uint64(0xFFFFFFFFFFFFFFFF)
-    for cell in range(first, last):
-        above, below = cells[cell], cells[min(cell + 1, cells.shape[0] - 1)]
-        y, end = first_pixel[cell], first_pixel[cell + 1]
-        while y < end and (above > 0 or below > 0):
-            at = (offset + y) & 63
-            count = min(end - y, 64 - at)  # pixels of this cell that share a word
-            part = every >> np.uint64(64 - count)
-            if above <= 0 or below <= 0:
-                part = np.uint64(0)
-                for i in range(count):
-                    part |= np.uint64(above + row_weight[y + i] * (below - above) > 0) << np.uint64(i)
-            words[(offset + y) >> 6] |= part << np.uint64(at)
-            y += count
+    return sample_masks(logits, rows / MASK_STRIDE, columns / MASK_STRIDE)

@@ -13,7 +13,7 @@ import numpy as np
 
 from sohes_cli.errors import SohesError
 from sohes_cli.labels.records import label_record
-from sohes_cli.masks import PackedMasks, nearest_pixels
+from sohes_cli.masks.packed import PackedMasks, nearest_pixels
 from sohes_cli.structures import Forest, LabelRecord
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from sohes_cli.view.tree import forest_tree
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sohes_cli.explore.report import Outcome
     from sohes_cli.inference.forest import ForestAgreement
+    from sohes_cli.runs.progress import Outcome
     from sohes_cli.structures import LabelRecord
 
 __all__ = ["SHOWN_MASKS", "announce", "conclude", "end_as_json", "print_end", "print_line", "print_tree"]

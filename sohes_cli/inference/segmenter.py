@@ -24,8 +24,7 @@ import torch
 from sohes_cli.data.batch import pad_images
 from sohes_cli.data.jitter import full_crop
 from sohes_cli.errors import SohesError, UsageError, WeightsError
-from sohes_cli.explore.images import reduced_size
-from sohes_cli.explore.weights import torch_device
+from sohes_cli.images.reading import reduced_size
 from sohes_cli.inference.config import SIZES, SegmentConfig, is_size, own_settings
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
@@ -37,9 +36,9 @@ from sohes_cli.model.config import MASK_STRIDE, STRIDE
 from sohes_cli.model.files import load_model
 from sohes_cli.model.location import model_file
 from sohes_cli.model.pixels import network_input
-from sohes_cli.pretrain.networks import use_fused_attention
-from sohes_cli.processes import available_cores, in_threads
-from sohes_cli.training.distribution import resolve_precision
+from sohes_cli.runs.devices import resolve_precision, torch_device
+from sohes_cli.runs.processes import available_cores, in_threads
+from sohes_cli.vit.build import use_fused_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sohes_cli.data.jitter import Crop
-    from sohes_cli.explore.images import Photograph
+    from sohes_cli.images.reading import Photograph
     from sohes_cli.inference.inputs import ImageInput
     from sohes_cli.inference.postprocess import FoundMasks
     from sohes_cli.model.output import Output

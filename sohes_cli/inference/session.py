@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import SohesError, StoreError, UsageError
-from sohes_cli.explore.images import Photograph, read_photograph
-from sohes_cli.explore.interruption import StopRequest
-from sohes_cli.explore.report import Outcome, Progress
-from sohes_cli.explore.runner import Done
-from sohes_cli.explore.shards import Shard, shard_of_environment, wait_for_others
+from sohes_cli.images.reading import Photograph, read_photograph
 from sohes_cli.inference.forest import ForestAgreement
-from sohes_cli.inference.partition import cut_level_of, jpeg_bytes, write_partition
+from sohes_cli.inference.partition import cut_level_of, write_partition
 from sohes_cli.inference.report import SHOWN_MASKS, announce, conclude, end_as_json, print_end, print_line, print_tree
 from sohes_cli.labels.manifest import images_entry, open_store
-from sohes_cli.labels.store import LabelStore, write_atomically
-from sohes_cli.processes import available_cores, result_of, submitted
+from sohes_cli.runs.files import write_atomically
+from sohes_cli.runs.interruption import StopRequest
+from sohes_cli.runs.processes import available_cores, result_of, submitted
+from sohes_cli.runs.progress import Done, Outcome, Progress
+from sohes_cli.runs.shards import Shard, shard_of_environment, wait_for_others
+from sohes_cli.view.jpeg import jpeg_bytes
 from sohes_cli.view.overlay import LARGEST_SIDE, overlay
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.inference.inputs import ImageSet
     from sohes_cli.inference.methods import Labeled, Method
+    from sohes_cli.labels.store import LabelStore
     from sohes_cli.structures import LabelRecord
 
 __all__ = ["Cut", "Delivery", "segment_images"]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from sohes_cli.explore.pooling import suppress
-from sohes_cli.explore.refinement import paired_ious, snap_to_units
 from sohes_cli.explore.superpixels import superpixels
 from sohes_cli.inference.postprocess import FoundMasks
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.compare import paired_ious, suppress
+from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.redraw import snap_to_units
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from sohes_cli.explore.pooling import suppress
-from sohes_cli.masks import PackedMasks, mask_ious
+from sohes_cli.masks.compare import mask_ious, suppress
+from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.model.config import MASK_STRIDE
 
 if TYPE_CHECKING:

@@ -12,15 +12,16 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli import __version__
 from sohes_cli.errors import StoreError
-from sohes_cli.labels.run_lengths import mask_extent
-from sohes_cli.labels.store import LabelStore, write_atomically
+from sohes_cli.masks.rle import mask_extent
+from sohes_cli.runs.files import write_atomically
+from sohes_cli.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from sohes_cli.labels.store import LabelStore
     from sohes_cli.structures import Annotation, LabelRecord
 
 __all__ = ["CocoSummary", "export_coco"]

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.labels.store import MANIFEST_NAME, LabelStore, is_leftover, record_head, visible_files, write_atomically, write_durably
+from sohes_cli.labels.store import MANIFEST_NAME, LabelStore, record_head, visible_files
+from sohes_cli.runs.files import is_leftover, write_atomically, write_durably
 
 __all__ = ["FORMAT_NAME", "FORMAT_VERSION", "Manifest", "image_folder", "images_entry", "open_store", "read_manifest"]
 

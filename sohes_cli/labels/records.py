@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.masks.packed import PackedMasks
     from sohes_cli.structures import Forest, Rle
 
 __all__ = ["label_record"]

@@ -18,9 +18,9 @@ from sohes_kernels.run_intersection import MOST_PIXELS
 from sohes_cli.errors import DatasetError
 from sohes_cli.labels.json_index import INTEGER, OTHER, JsonFile
 from sohes_cli.labels.manifest import read_manifest
-from sohes_cli.labels.run_lengths import mask_extent
-from sohes_cli.labels.segmentations import compressed
 from sohes_cli.labels.store import LabelStore
+from sohes_cli.masks.rle import mask_extent
+from sohes_cli.masks.segmentations import compressed
 from sohes_cli.structures import Annotation, Forest, LabelRecord
 
 if TYPE_CHECKING:

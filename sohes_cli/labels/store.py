@@ -7,33 +7,22 @@ or not at all, and equal records give equal bytes, so a run that was interrupted
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from sohes_cli.errors import StoreError
+from sohes_cli.runs.files import write_atomically
 from sohes_cli.structures import LabelRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
-__all__ = [
-    "MANIFEST_NAME",
-    "LabelStore",
-    "is_leftover",
-    "read_record",
-    "record_head",
-    "visible_files",
-    "write_atomically",
-    "write_durably",
-]
+__all__ = ["MANIFEST_NAME", "LabelStore", "read_record", "record_head", "visible_files"]
 
 MANIFEST_NAME = "manifest.json"
 RECORD_SUFFIX = ".json"
-TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".sohes-", ".tmp"
 
 
 class LabelStore:
@@ -151,50 +140,6 @@ def visible_files(root: Path) -> Iterator[str]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
         yield from (str(inside / name) for name in files if not name.startswith("."))
-
-
-def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file so that it appears whole or not at all, making its folders where they are missing.
-
-    Args:
-        path: the file; one that exists is replaced.
-        chunks: its content, written one after the other and never held together.
-
-    Raises:
-        StoreError: if the disk is full or not writable; whatever `chunks` raises passes. Either way no part of the file remains.
-    """
-    # named after the file, so that the leftover of a killed run is replaced by the next; hashed, to fit where the long name would not
-    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{digest}{TEMPORARY_SUFFIX}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(temporary, chunks)
-        temporary.replace(path)
-    except OSError as error:
-        _discard(temporary)
-        reason = error.strerror or str(error)
-        raise StoreError(f"{path} cannot be written: {reason}.", "Free space, or choose a folder that you may write to.") from error
-    except BaseException:
-        _discard(temporary)
-        raise
-
-
-def write_durably(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.writelines(chunks)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def is_leftover(name: str) -> bool:
-    """Whether a file name is that of a write that was killed before its end."""
-    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
-
-
-def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the first error is the one to report
-        path.unlink()
 
 
 def _is_unicode(text: str) -> bool:

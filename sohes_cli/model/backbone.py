@@ -25,7 +25,7 @@ from sohes_cli.model.adapter import STRIDES, Exchange, SpatialPrior
 from sohes_cli.model.config import MASK_STRIDE
 from sohes_cli.model.deformable import reference_points
 from sohes_cli.model.extent import Extent, MaskedBatchNorm, levels_of, resized
-from sohes_cli.pretrain.networks import build_vit
+from sohes_cli.vit.build import build_vit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,13 +182,13 @@ def start_weights(backbone: AdaptedVit, config: ModelConfig) -> None:
     """
     if config.weights == "random":
         return
-    from sohes_cli.explore.distilled import find_backbone
-    from sohes_cli.explore.vit import VitBackbone
-    from sohes_cli.explore.weights import load_into, load_state_dict
+    from sohes_cli.vit.pretrained import find_backbone
+    from sohes_cli.vit.published import published_vit
+    from sohes_cli.vit.weights import load_into, load_state_dict
 
     full = build_vit(config.backbone, config.vit_shape)
     if config.weights == "pretrained":
-        full.load_state_dict(VitBackbone(config.backbone).model.state_dict())
+        full.load_state_dict(published_vit(config.backbone)[0].state_dict())
     else:
         file = find_backbone(config.weights, "--weights")
         load_into(full, load_state_dict(Path(file)), str(file))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sohes_cli.config import require
+from sohes_cli.settings import require
 
 __all__ = ["MASK_STRIDE", "MODEL_PRESETS", "STRIDE", "ModelConfig"]
 

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sohes_cli.config import from_plain
 from sohes_cli.errors import SohesError, WeightsError
 from sohes_cli.model.config import ModelConfig
 from sohes_cli.model.location import find_model
 from sohes_cli.model.segmentation_model import EntityModel
-from sohes_cli.training.checkpoints import load_module, read_tensors, with_prefix, write_tensors
+from sohes_cli.settings import from_plain
+from sohes_cli.vit.tensor_file import load_module, read_tensors, with_prefix, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sohes_cli import bundled
 from sohes_cli.errors import SohesError, UsageError
+from sohes_cli.vit import bundled
 
 __all__ = ["HOW_TO_TRAIN", "MODEL_NAME", "NO_MODEL", "default_checkpoint", "find_model", "has_model", "model_file", "reason_for"]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sohes_cli.pretrain.photometric import normalized
+from sohes_cli.vit.build import normalized
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,7 +20,7 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from sohes_cli.errors import WeightsError
-from sohes_cli.explore.weights import load_tensors
+from sohes_cli.vit.weights import load_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

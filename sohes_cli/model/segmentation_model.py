@@ -16,7 +16,7 @@ from sohes_cli.model.backbone import AdaptedVit
 from sohes_cli.model.extent import Extent
 from sohes_cli.model.pixel_decoder import PixelDecoder
 from sohes_cli.model.query_decoder import QueryDecoder
-from sohes_cli.pretrain.networks import use_fused_attention
+from sohes_cli.vit.build import use_fused_attention
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

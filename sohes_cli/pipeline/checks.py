@@ -8,9 +8,9 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from sohes_cli.data.examples import split_photographs
-from sohes_cli.errors import ConfigError, DatasetError, StoreError, UsageError, one_line
+from sohes_cli.errors import ConfigError, DatasetError, StoreError, UsageError, one_line, printable
 from sohes_cli.explore.features import build_backbone
-from sohes_cli.explore.images import list_images, printable, require_folder
+from sohes_cli.images.listing import list_images, require_folder
 from sohes_cli.labels.manifest import images_entry, read_manifest
 from sohes_cli.labels.sources import LabelSource, open_source
 from sohes_cli.model.backbone import start_weights

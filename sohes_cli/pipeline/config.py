@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import ExploreConfig, explore_config, from_plain, given_settings, to_plain
 from sohes_cli.errors import ConfigError, SohesError, nearest
+from sohes_cli.explore.config import ExploreConfig, explore_config
 from sohes_cli.inference.config import SegmentConfig
+from sohes_cli.settings import from_plain, given_settings, to_plain
 from sohes_cli.training.config import TrainConfig, train_config
 from sohes_cli.training.correct_config import CorrectConfig, correct_config
 
@@ -58,7 +59,7 @@ def pipeline_config(preset: str = "tiny", file: Path | None = None, assignments:
     Args:
         preset: of phase 2: tiny, small or base; phase 3 goes on with its model.
         file: a TOML file with tables named as the stages and their groups.
-        assignments: `stage.group.name=value` strings; see `sohes_cli.config.resolve`.
+        assignments: `stage.group.name=value` strings; see `sohes_cli.settings.resolve`.
 
     Raises:
         ConfigError: if a stage or name is unknown, or a value has the wrong type or range.

@@ -13,18 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sohes_cli.config import to_plain
 from sohes_cli.evaluation.report import as_json, notes
 from sohes_cli.evaluation.session import compare_predictions
-from sohes_cli.explore.image_list import listed_images
-from sohes_cli.explore.weights import file_sha256
+from sohes_cli.images.image_list import listed_images
 from sohes_cli.inference.inputs import ImageSet
 from sohes_cli.inference.methods import ModelMethod
 from sohes_cli.inference.session import Delivery, segment_images
-from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.location import find_model
 from sohes_cli.pipeline.stages import label_folder
 from sohes_cli.pipeline.work import completed
+from sohes_cli.runs.files import file_sha256, write_atomically
+from sohes_cli.settings import to_plain
 from sohes_cli.training.phases import PHASES
 
 if TYPE_CHECKING:

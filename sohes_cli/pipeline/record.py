@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import StoreError
-from sohes_cli.labels.store import write_atomically
+from sohes_cli.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sohes_cli.errors import printable
 from sohes_cli.evaluation.average_recall import RANKS
-from sohes_cli.explore.images import printable
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.training.phases import PHASES
 

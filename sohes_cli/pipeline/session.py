@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sohes_cli.errors import PartialFailure
-from sohes_cli.explore.interruption import StopRequest
 from sohes_cli.labels.store import LabelStore
 from sohes_cli.pipeline.checks import check_folders, check_same, check_settings, open_ground_truth
 from sohes_cli.pipeline.evaluation import evaluated_with, label_photographs, score_labels, write_image_list
@@ -21,6 +20,7 @@ from sohes_cli.pipeline.record import STAGES, PipelineRecord, StageRecord
 from sohes_cli.pipeline.report import announce, print_json, print_summary
 from sohes_cli.pipeline.stages import Job, run_phase
 from sohes_cli.pipeline.work import Work, join_processes
+from sohes_cli.runs.interruption import StopRequest
 from sohes_cli.training.distribution import any_process, by_main, check_device
 from sohes_cli.training.metrics import read_metrics
 from sohes_cli.training.phases import PHASES

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from sohes_cli.errors import PartialFailure, UsageError, one_line
-from sohes_cli.explore.shards import shard_of_environment
+from sohes_cli.runs.shards import shard_of_environment
 from sohes_cli.training.distribution import any_process, make_accelerator
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from sohes_cli.explore.report import Outcome as LabelOutcome
+    from sohes_cli.runs.progress import Outcome as LabelOutcome
     from sohes_cli.training.report import Outcome as RunOutcome
 
 __all__ = ["Work", "completed", "join_processes"]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import require, resolve
+from sohes_cli.settings import require, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -256,5 +256,5 @@ PRETRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def pretrain_config(
     preset: str = "default", file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
 ) -> PretrainConfig:
-    """Resolve the settings of `sohes pretrain`; see `sohes_cli.config.resolve`."""
+    """Resolve the settings of `sohes pretrain`; see `sohes_cli.settings.resolve`."""
     return resolve(PretrainConfig, PRETRAIN_PRESETS, preset, file, assignments, flags)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from sohes_cli.data.sampling import first_readable, photograph_of, sample_generator
 from sohes_cli.pretrain.views import Sample, collate, cut_views
-from sohes_cli.training.loading import first_readable, open_batches, photograph_of, sample_generator
+from sohes_cli.training.loading import open_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

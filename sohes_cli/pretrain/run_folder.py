@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import to_plain
-from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME
 from sohes_cli.pretrain.config import PretrainConfig
-from sohes_cli.pretrain.photometric import IMAGENET_MEAN, IMAGENET_STD
-from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints, write_tensors
+from sohes_cli.settings import to_plain
+from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints
 from sohes_cli.training.run_folder import RunFolder, RunKind
+from sohes_cli.vit.build import IMAGENET_MEAN, IMAGENET_STD
+from sohes_cli.vit.pretrained import BACKBONE_FORMAT, BACKBONE_NAME
+from sohes_cli.vit.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

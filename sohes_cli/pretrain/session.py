@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 from accelerate.utils import gather_object
 
 from sohes_cli.errors import SohesError, UsageError
-from sohes_cli.explore.distilled import BACKBONE_NAME
-from sohes_cli.explore.shards import shard_of_environment
 from sohes_cli.pretrain.data import batches
 from sohes_cli.pretrain.diagnostics import MIN_FEATURE_RANK
 from sohes_cli.pretrain.run_folder import pretrain_run, save_run
 from sohes_cli.pretrain.sources import ImageSource, open_source
 from sohes_cli.pretrain.training import Pretraining
+from sohes_cli.runs.shards import shard_of_environment
 from sohes_cli.training.distribution import by_main, check_device, default_workers, require_divisible, require_same_step
+from sohes_cli.training.loop import is_due, take_steps
 from sohes_cli.training.metrics import MetricsLog
 from sohes_cli.training.report import Outcome, Progress, Stopwatch, announce, conclude, peak_memory_gib, print_outcome
-from sohes_cli.training.steps import is_due, take_steps
+from sohes_cli.vit.pretrained import BACKBONE_NAME
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from sohes_cli.errors import ImageError, SohesError, UsageError
-from sohes_cli.explore.images import IMAGE_SUFFIXES, decode_photograph, list_images, printable, read_photograph
+from sohes_cli.errors import ImageError, SohesError, UsageError, printable
+from sohes_cli.images.listing import IMAGE_SUFFIXES, list_images
+from sohes_cli.images.reading import decode_photograph, read_photograph
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

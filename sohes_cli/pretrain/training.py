@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather_object
 
+from sohes_cli.data.photometric import change_colors
 from sohes_cli.errors import SohesError, WeightsError
-from sohes_cli.explore.distilled import BACKBONE_NAME
-from sohes_cli.explore.weights import load_into, load_state_dict
 from sohes_cli.pretrain.diagnostics import diagnose
 from sohes_cli.pretrain.losses import distillation_losses, match_cosines, teacher_targets
-from sohes_cli.pretrain.networks import Network, use_fused_attention
-from sohes_cli.pretrain.photometric import change_colors, normalized
+from sohes_cli.pretrain.networks import Network
 from sohes_cli.pretrain.schedules import StepValues, step_values
-from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
-from sohes_cli.training.distribution import make_accelerator, out_of_memory, resolve_precision, seed_step
+from sohes_cli.runs.devices import resolve_precision
+from sohes_cli.training.checkpoints import load_optimizer, optimizer_tensors
+from sohes_cli.training.distribution import make_accelerator, out_of_memory, seed_step
 from sohes_cli.training.moving_average import update_teacher
+from sohes_cli.vit.build import normalized, use_fused_attention
+from sohes_cli.vit.pretrained import BACKBONE_NAME
+from sohes_cli.vit.tensor_file import load_module, read_tensors, with_prefix, write_tensors
+from sohes_cli.vit.weights import load_into, load_state_dict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from sohes_cli.pretrain.photometric import draw_colors
+from sohes_cli.data.photometric import draw_colors
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -17,7 +17,8 @@ import torch
 from sohes_kernels import mask_areas, mask_intersections
 
 from sohes_cli.inference.postprocess import mask_logits
-from sohes_cli.masks import mask_ious
+from sohes_cli.masks.compare import mask_ious
+from sohes_cli.masks.packed import words_of_bytes
 from sohes_cli.model.output import ENTITY, NO_OBJECT
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def joined_forest(teacher: tuple[Tensor, Tensor], initial: tuple[Tensor, Tensor]
     Returns:
         The parents of the teacher's masks and, after them, of the initial ones, int64 [N + K].
     """
-    bits, n = _words(torch.cat([teacher[0], initial[0]]).numpy()), len(teacher[0])
+    bits, n = words_of_bytes(torch.cat([teacher[0], initial[0]]).numpy()), len(teacher[0])
     areas, shared = mask_areas(bits), mask_intersections(bits)
     joined = [*teacher[1].tolist(), *(parent + n if parent >= 0 else -1 for parent in initial[1].tolist())]
     for root in [i for i, parent in enumerate(joined) if parent < 0]:
@@ -157,10 +158,4 @@ def _mean_iou(masks: Tensor) -> Tensor:
 
 
 def _ious(teacher: Tensor, initial: Tensor) -> NDArray[np.float64]:
-    return mask_ious(_words(teacher.numpy()), _words(initial.numpy()))
-
-
-def _words(bits: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Packed bytes [N, bytes] as words, uint64 [N, ceil(bytes / 8)]."""
-    padded = np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8)))
-    return padded.view("<u8").astype(np.uint64, copy=False)
+    return mask_ious(words_of_bytes(teacher.numpy()), words_of_bytes(initial.numpy()))

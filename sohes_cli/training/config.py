@@ -9,55 +9,15 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import require, resolve
-from sohes_cli.model.config import MODEL_PRESETS, STRIDE, ModelConfig
+from sohes_cli.data.config import DataConfig
+from sohes_cli.model.config import MODEL_PRESETS, ModelConfig
+from sohes_cli.settings import require, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["TRAIN_PRESETS", "DataConfig", "LossConfig", "OptimizerConfig", "RunConfig", "TrainConfig", "train_config"]
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What a step of training sees of a photograph: large-scale jitter.
-
-    Args:
-        image_size: side of the square in which a crop must fit, in pixels.
-        scale: smallest and largest size of the photograph, 1 being the size at which it just fits in the square.
-        flip: probability that it is mirrored.
-        max_labels: labels of a crop that are learned from at most, each with its ancestors.
-        label_choice: which ones where more are in view: `best`, those of the highest scores, or `random`, others each time.
-        min_area_px: pixels of a crop below which what is left of a label is no target.
-        min_visible: share of a label that must lie in the crop for it to be a target.
-        validation: photographs that are left out of training and measured instead; -1 for a twentieth, at most 64.
-    """
-
-    image_size: int = 1024
-    scale: tuple[float, ...] = (0.1, 2.0)
-    flip: float = 0.5
-    max_labels: int = 200
-    label_choice: str = "random"
-    min_area_px: int = 16
-    min_visible: float = 0.2
-    validation: int = -1
-
-    def __post_init__(self) -> None:
-        fits = 64 <= self.image_size <= 8192 and self.image_size % STRIDE == 0
-        require(fits, "data.image_size", self.image_size, f"a multiple of {STRIDE} from 64 to 8192")
-        pair = self.scale
-        require(len(pair) == 2 and 0.05 <= pair[0] <= pair[1] <= 8, "data.scale", pair, "two increasing factors from 0.05 to 8")
-        require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability in [0, 1]")
-        require(1 <= self.max_labels <= 10000, "data.max_labels", self.max_labels, "from 1 to 10000")
-        require(self.label_choice in ("best", "random"), "data.label_choice", self.label_choice, "best or random")
-        require(self.min_area_px >= 1, "data.min_area_px", self.min_area_px, "at least 1")
-        require(0 <= self.min_visible <= 1, "data.min_visible", self.min_visible, "a share in [0, 1]")
-        require(self.validation >= -1, "data.validation", self.validation, "at least 0, or -1 to choose")
-
-    def validation_of(self, photographs: int) -> int:
-        """How many of this many photographs are left out of training."""
-        return min(64, photographs // 20) if self.validation < 0 else self.validation
+__all__ = ["TRAIN_PRESETS", "LossConfig", "OptimizerConfig", "RunConfig", "TrainConfig", "train_config"]
 
 
 @dataclass(frozen=True)
@@ -168,7 +128,7 @@ class TrainConfig:
     """Everything that decides the weights that `sohes train` ends with."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     run: RunConfig = RunConfig()
@@ -191,5 +151,5 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 def train_config(
     preset: str = "tiny", file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
 ) -> TrainConfig:
-    """Resolve the settings of `sohes train`; see `sohes_cli.config.resolve`."""
+    """Resolve the settings of `sohes train`; see `sohes_cli.settings.resolve`."""
     return resolve(TrainConfig, TRAIN_PRESETS, preset, file, assignments, flags)

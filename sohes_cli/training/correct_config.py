@@ -6,25 +6,25 @@ HASSOD (Cao et al. 2023), the strong view is that of Unbiased Teacher (Liu et al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import require, resolve
+from sohes_cli.data.config import ViewsConfig
 from sohes_cli.inference.config import FORESTS
+from sohes_cli.settings import require, resolve
 from sohes_cli.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["BranchesConfig", "CorrectConfig", "TeacherConfig", "ViewsConfig", "correct_config"]
+__all__ = ["BranchesConfig", "CorrectConfig", "TeacherConfig", "correct_config"]
 
 _STEPS = 5000
 _DECAY = 0.9995
 _LEAST_STEPS = 50
 _SHARE = 8  # phase 2 has 40,000 steps where phase 3 has 5,000
 THRESHOLDS = ("area", "fixed")
-WEAK_VIEWS = ("whole", "crop")
 
 
 @dataclass(frozen=True)
@@ -96,41 +96,12 @@ class BranchesConfig:
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
-    """What teacher and student see of a photograph.
-
-    Args:
-        weak: what the teacher sees: the `whole` photograph, or the student's `crop` of it.
-        weak_flip: probability that the teacher's view of the whole photograph is mirrored.
-        jitter: probability that the strong view's brightness, contrast, saturation and hue are changed.
-        jitter_strength: how much: 1 is 0.4, 0.4, 0.2 and 0.1.
-        grayscale: probability that it loses its color.
-        blur: probability that it is blurred.
-        erase: how probably rectangles are erased from it; 1 is 0.7, 0.5 and 0.3 for up to three of them.
-    """
-
-    weak: str = "whole"
-    weak_flip: float = 0.5
-    jitter: float = 0.8
-    jitter_strength: float = 1.0
-    grayscale: float = 0.2
-    blur: float = 0.5
-    erase: float = 1.0
-
-    def __post_init__(self) -> None:
-        require(self.weak in WEAK_VIEWS, "views.weak", self.weak, f"one of {', '.join(WEAK_VIEWS)}")
-        for name in ("weak_flip", "jitter", "grayscale", "blur", "erase"):
-            require(0 <= getattr(self, name) <= 1, f"views.{name}", getattr(self, name), "in [0, 1]")
-        require(0 <= self.jitter_strength <= 2, "views.jitter_strength", self.jitter_strength, "from 0 to 2")
-
-
-@dataclass(frozen=True)
 class CorrectConfig(TrainConfig):
     """Everything that decides the weights that `sohes train --phase correct` ends with."""
 
     teacher: TeacherConfig = TeacherConfig()
     branches: BranchesConfig = BranchesConfig()
-    views: ViewsConfig = ViewsConfig()
+    views: ViewsConfig = field(default_factory=ViewsConfig)
 
     @property
     def ema_decay(self) -> float:
@@ -142,7 +113,7 @@ class CorrectConfig(TrainConfig):
 def correct_config(
     start: Mapping[str, Any], file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
 ) -> CorrectConfig:
-    """Resolve the settings of phase 3; see `sohes_cli.config.resolve`.
+    """Resolve the settings of phase 3; see `sohes_cli.settings.resolve`.
 
     Args:
         start: the settings of the run that it goes on from, as its model file holds them. If it is one of phase 2, the number of steps

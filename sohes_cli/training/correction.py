@@ -32,7 +32,6 @@ from sohes_cli.errors import SohesError
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.segmentation_model import EntityModel
-from sohes_cli.pretrain.networks import use_fused_attention
 from sohes_cli.training.agreement import Agreement, Likeness, compare_labels, joined_forest, likeness, unfound_labels
 from sohes_cli.training.distribution import together
 from sohes_cli.training.learner import RETRY, Branch, Learner, advising
@@ -40,6 +39,7 @@ from sohes_cli.training.moving_average import relative_distance, update_teacher
 from sohes_cli.training.pictures import draw_beside_labels, labels_of
 from sohes_cli.training.schedules import cosine
 from sohes_cli.training.teacher_labels import TeacherLabels, teacher_labels
+from sohes_cli.vit.build import use_fused_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -9,13 +9,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from sohes_cli.errors import SohesError, UsageError
-from sohes_cli.processes import available_cores
+from sohes_cli.runs.processes import available_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from sohes_cli.explore.shards import Shard
+    from sohes_cli.runs.shards import Shard
 
 __all__ = [
     "any_process",
@@ -26,7 +26,6 @@ __all__ = [
     "out_of_memory",
     "require_divisible",
     "require_same_step",
-    "resolve_precision",
     "seed_step",
     "together",
 ]
@@ -57,15 +56,6 @@ def make_accelerator(device: str) -> Accelerator:
         raise UsageError(
             f"The processes cannot be set up: {error}", "Start with accelerate launch or torchrun, in a new program."
         ) from error
-
-
-def resolve_precision(precision: str, on_cpu: bool) -> str:
-    """The precision of a run: what `auto` means on this machine, `fp32` or `bf16`, and any other as it is."""
-    if precision != "auto":
-        return precision
-    if on_cpu:
-        return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") or torch.cpu.get_capabilities().get("amx_tile") else "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 
 def default_workers(accelerator: Accelerator, shard: Shard) -> int:

@@ -1,4 +1,4 @@
-"""What a run starts from: a model of an earlier run, or a published checkpoint of the same parts."""
+"""The start of a run: a model of an earlier run, or a published checkpoint of the same parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sohes_cli.errors import WeightsError
 from sohes_cli.model.files import MODEL_FORMAT
 from sohes_cli.model.location import find_model
 from sohes_cli.model.public_weights import load_public
-from sohes_cli.training.checkpoints import load_module, read_tensors, stored_description
+from sohes_cli.vit.tensor_file import load_module, read_tensors, stored_description
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,14 +21,16 @@ from sohes_cli.model.backbone import start_weights
 from sohes_cli.model.location import MODEL_NAME
 from sohes_cli.model.pixels import network_input
 from sohes_cli.model.segmentation_model import EntityModel
-from sohes_cli.pretrain.networks import use_fused_attention
-from sohes_cli.training.checkpoints import load_module, load_optimizer, optimizer_tensors, read_tensors, with_prefix, write_tensors
-from sohes_cli.training.distribution import make_accelerator, out_of_memory, resolve_precision, seed_step, together
+from sohes_cli.runs.devices import resolve_precision
+from sohes_cli.training.checkpoints import load_optimizer, optimizer_tensors
+from sohes_cli.training.distribution import make_accelerator, out_of_memory, seed_step, together
 from sohes_cli.training.initial import start_from
 from sohes_cli.training.losses import LossTotals, ancestor_accuracy, count_totals, segmentation_losses, total_loss
 from sohes_cli.training.matcher import match_labels
 from sohes_cli.training.pictures import draw_beside_labels, predicted_labels
 from sohes_cli.training.schedules import learning_rate
+from sohes_cli.vit.build import use_fused_attention
+from sohes_cli.vit.tensor_file import load_module, read_tensors, with_prefix, write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -11,23 +11,24 @@ from __future__ import annotations
 
 import math
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from accelerate.utils import gather_object
 
 from sohes_cli.data.batch import collate
 from sohes_cli.errors import SohesError
-from sohes_cli.inference.partition import jpeg_bytes
-from sohes_cli.labels.store import write_atomically
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.files import BEST_NAME, save_model
+from sohes_cli.runs.files import write_atomically
+from sohes_cli.runs.interruption import StopRequest
 from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints
-from sohes_cli.training.distribution import by_main
+from sohes_cli.training.distribution import any_process, by_main
 from sohes_cli.training.report import Stopwatch, peak_memory_gib
-from sohes_cli.training.steps import is_due
+from sohes_cli.view.jpeg import jpeg_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
@@ -42,9 +43,11 @@ if TYPE_CHECKING:
     from sohes_cli.training.report import Outcome, Progress
     from sohes_cli.training.run_folder import RunFolder
 
-__all__ = ["Loop", "Trainee"]
+
+__all__ = ["Loop", "Trainee", "is_due", "take_steps"]
 
 _CHECKED = "loss_validation"
+B = TypeVar("B")
 
 
 class Trainee(Protocol):
@@ -223,3 +226,34 @@ class Loop:
         if picture is not None and self._log is not None:
             write_atomically(self._run.path / "pictures" / f"step-{step:08d}.jpg", [jpeg_bytes(picture)])
             self._log.picture(step, "predictions", picture)
+
+
+def is_due(step: int, steps: int, every: int) -> bool:
+    """Whether what is done every so many steps, and after the last one, is done after `step` of `steps`."""
+    return step == steps or step % every == 0
+
+
+def take_steps(
+    batches: AbstractContextManager[Iterator[B]], take: Callable[[B], object], save: Callable[[], object], accelerator: Accelerator
+) -> None:
+    """Take a step with each batch; after a signal to any of the processes save and stop, after a second one stop at once.
+
+    Args:
+        batches: those of the steps that are left, from `sohes_cli.training.loading.open_batches`; opened here.
+        take: takes a step.
+        save: writes what a later run needs to go on; called by all processes together.
+        accelerator: the process group.
+
+    Raises:
+        SohesError: whatever `take`, `save` and the batches raise.
+    """
+    with StopRequest("Stopping after this step; Ctrl-C again stops at once.") as stop:
+        try:
+            with batches as opened:
+                for batch in opened:
+                    take(batch)
+                    if any_process(accelerator, stop.is_set()):
+                        save()
+                        return
+        except KeyboardInterrupt:  # the second Ctrl-C: steps since the newest checkpoint are lost
+            return

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from sohes_cli.errors import SohesError, one_line
 from sohes_cli.model.output import ENTITY
-from sohes_cli.processes import in_threads
+from sohes_cli.runs.processes import in_threads
 from sohes_cli.training.points import draw_points, image_cells, sample_bits, sample_maps, widened
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from sohes_cli.errors import StoreError
-from sohes_cli.labels.store import write_atomically
+from sohes_cli.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

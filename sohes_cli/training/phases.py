@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sohes_cli.config import to_plain
 from sohes_cli.model.files import BEST_NAME
 from sohes_cli.model.location import MODEL_NAME
+from sohes_cli.settings import to_plain
 from sohes_cli.training.config import TrainConfig
 from sohes_cli.training.correct_config import CorrectConfig
 from sohes_cli.training.correction import STUDENT_NAME, Correction

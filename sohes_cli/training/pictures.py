@@ -13,7 +13,7 @@ from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import head_forest
 from sohes_cli.inference.postprocess import ancestor_probabilities, find_masks
 from sohes_cli.labels.records import label_record
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.model.config import STRIDE
 from sohes_cli.structures import Forest, LabelRecord
 from sohes_cli.view.overlay import overlay

@@ -15,7 +15,7 @@ import typer
 from tqdm import tqdm
 
 from sohes_cli.errors import PartialFailure, one_line
-from sohes_cli.explore.shards import is_launched_alone
+from sohes_cli.runs.shards import is_launched_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.labels.store import is_leftover, write_atomically
+from sohes_cli.runs.files import is_leftover, write_atomically
 from sohes_cli.training.checkpoints import latest_checkpoint
 from sohes_cli.training.metrics import BOARD_NAME, METRICS_NAME
 

@@ -10,31 +10,31 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.config import resolve, to_plain
 from sohes_cli.data.batch import collate
 from sohes_cli.data.examples import TrainingExamples, ValidationExamples, split_photographs
 from sohes_cli.data.sources import LabeledPhotographs, open_labeled
 from sohes_cli.errors import UsageError
-from sohes_cli.explore.shards import shard_of_environment
-from sohes_cli.explore.weights import file_sha256
 from sohes_cli.model.config import STRIDE
 from sohes_cli.model.location import MODEL_NAME, default_checkpoint, find_model
+from sohes_cli.runs.files import file_sha256
+from sohes_cli.runs.shards import shard_of_environment
+from sohes_cli.settings import resolve, to_plain
 from sohes_cli.training.correct_config import CorrectConfig, correct_config
 from sohes_cli.training.distribution import by_main, check_device, default_workers, require_divisible, require_same_step
 from sohes_cli.training.initial import settings_of
 from sohes_cli.training.loading import open_batches
-from sohes_cli.training.loop import Loop
+from sohes_cli.training.loop import Loop, take_steps
 from sohes_cli.training.metrics import MetricsLog
 from sohes_cli.training.phases import CORRECT, INSTRUCT, Phase, make_trainee, phase_of
 from sohes_cli.training.report import Outcome, Progress, announce, conclude, print_outcome
 from sohes_cli.training.run_folder import RunFolder, is_run_of, read_run
-from sohes_cli.training.steps import take_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from sohes_cli.training.config import TrainConfig
     from sohes_cli.training.loop import Trainee
+
 
 __all__ = ["Sources", "corrected_run", "resumed_run", "train_run"]
 
@@ -93,7 +93,7 @@ def corrected_run(
 
     Args:
         sources: what is given; the model to start from is otherwise that of `./runs/instruct`, and its labels are those of its run.
-        file: see `sohes_cli.config.resolve`.
+        file: see `sohes_cli.settings.resolve`.
         assignments: likewise.
         flags: likewise.
 

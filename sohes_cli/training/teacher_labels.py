@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from sohes_cli.data.targets import choose_labels, prune_forest
-from sohes_cli.explore.images import reduced_size
-from sohes_cli.explore.pooling import suppress
+from sohes_cli.images.reading import reduced_size
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import geometric_forest, head_forest
-from sohes_cli.inference.postprocess import FoundMasks, ancestor_probabilities, find_masks, mask_logits, sample_masks
-from sohes_cli.processes import available_cores, in_threads
+from sohes_cli.inference.postprocess import FoundMasks, ancestor_probabilities, find_masks, mask_logits
+from sohes_cli.masks.compare import suppress
+from sohes_cli.masks.resample import sample_masks
+from sohes_cli.model.config import MASK_STRIDE
+from sohes_cli.runs.processes import available_cores, in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from sohes_cli.data.batch import WeakBatch
     from sohes_cli.data.jitter import Crop
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.masks.packed import PackedMasks
     from sohes_cli.model.output import Output
     from sohes_cli.training.correct_config import CorrectConfig, TeacherConfig
 
@@ -96,7 +98,9 @@ def _labels_of_image(output: Output, head: nn.Module, weak: WeakBatch, image: in
     viewed = np.flatnonzero((seen >= config.data.min_area_px) & (seen >= config.data.min_visible * whole))
     best_first = np.arange(len(viewed))
     kept = viewed[choose_labels(prune_forest(parents, viewed), best_first, config.data.max_labels)]
-    return TeacherLabels(_packed_bytes(moved[kept]), torch.from_numpy(prune_forest(parents, kept)), found.scores, areas, candidates)
+    return TeacherLabels(
+        torch.from_numpy(moved[kept].to_bytes()), torch.from_numpy(prune_forest(parents, kept)), found.scores, areas, candidates
+    )
 
 
 def _accepted(
@@ -125,11 +129,4 @@ def move_masks(logits: NDArray[np.float32], source: Crop, target: Crop) -> Packe
         K masks of the size of the other view.
     """
     rows, columns = source.window_rows(target.source_rows()), source.window_columns(target.source_columns())
-    return sample_masks(logits, rows, columns)
-
-
-def _packed_bytes(masks: PackedMasks) -> Tensor:
-    """The masks' bits as the data has them, uint8 [N, ceil(H * W / 8)]: the same order, in bytes instead of words."""
-    count = -(-masks.height * masks.width // 8)
-    words = masks.bits.astype("<u8", copy=False)
-    return torch.from_numpy(np.ascontiguousarray(words.view(np.uint8).reshape(len(masks), 8 * words.shape[1])[:, :count]))
+    return sample_masks(logits, rows / MASK_STRIDE, columns / MASK_STRIDE)

@@ -7,23 +7,21 @@ from a folder of files, so the data is a script: one call with one JSON object, 
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
-from pycocotools import mask as coco_mask
-from sohes_kernels import run_intersections
 
 from sohes_cli.errors import StoreError
-from sohes_cli.evaluation.matching import mask_ious, match_by_iou
-from sohes_cli.explore.images import read_photograph
-from sohes_cli.labels.run_lengths import run_lengths
-from sohes_cli.labels.segmentations import parse_segmentations
-from sohes_cli.masks import nearest_pixels
+from sohes_cli.images.reading import read_photograph
+from sohes_cli.masks.compare import match_by_iou, run_ious
+from sohes_cli.masks.packed import nearest_pixels
+from sohes_cli.masks.resample import reduce_runs
+from sohes_cli.masks.rle import run_lengths
+from sohes_cli.masks.segmentations import parse_segmentations
+from sohes_cli.view.jpeg import jpeg_bytes
 from sohes_cli.view.overlay import overlay, reduced
 
 if TYPE_CHECKING:
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from sohes_cli.structures import Annotation, LabelRecord, Rle
+    from sohes_cli.structures import Annotation, LabelRecord
 
 __all__ = ["IOU_THRESHOLD", "FilesOfImage", "files_of_image", "reduced_record", "script_call"]
 
@@ -85,8 +83,8 @@ def files_of_image(number: int, record: LabelRecord, other: LabelRecord | None, 
         "pairs": [[i, j, round(iou, 4)] for i, j, iou in pairs],
     }
     files = {
-        f"photos/{name}.jpg": _jpeg(pixels, _PHOTO_QUALITY),
-        f"thumbs/{name}.jpg": _jpeg(overlay(reduced(pixels, _THUMBNAIL_SIDE), shown[0], _THUMBNAIL_MASKS), _THUMBNAIL_QUALITY),
+        f"photos/{name}.jpg": jpeg_bytes(pixels, _PHOTO_QUALITY),
+        f"thumbs/{name}.jpg": jpeg_bytes(overlay(reduced(pixels, _THUMBNAIL_SIDE), shown[0], _THUMBNAIL_MASKS), _THUMBNAIL_QUALITY),
         f"data/{name}.js": script_call("receiveImage", data),
     }
     return FilesOfImage(_entry(number, record, other, len(pairs)), files)
@@ -113,7 +111,7 @@ def reduced_record(record: LabelRecord, height: int, width: int) -> LabelRecord:
     for annotation in record.annotations:
         runs = _checked_runs(record, annotation)
         if is_reduced:
-            annotation = replace(annotation, segmentation=_reduced_mask(runs, kept, record.height, height, width))
+            annotation = replace(annotation, segmentation=reduce_runs(runs, kept, record.height, height, width))
         annotations.append(annotation)
     return replace(record, height=height, width=width, annotations=tuple(annotations))
 
@@ -127,22 +125,6 @@ def _checked_runs(record: LabelRecord, annotation: Annotation) -> NDArray[np.int
         raise StoreError(
             f"The labels of {record.file_name} are corrupt: annotation {annotation.id}: {error}.", "Write or download them again."
         ) from error
-
-
-def _reduced_mask(runs: NDArray[np.int64], kept: NDArray[np.int64], full_height: int, height: int, width: int) -> Rle:
-    """A mask of which only the pixels `kept` stay, given and returned as runs."""
-    ends = np.cumsum(runs)
-    borders, repeats = np.unique(np.searchsorted(kept, ends[:-1]), return_counts=True)
-    borders = borders[(repeats % 2 == 1) & (borders < len(kept))]  # a run between whose ends nothing stays vanishes
-    if not len(borders) and len(runs) > 1:
-        longest = 2 * int(np.argmax(runs[1::2])) + 1
-        middle = int(ends[longest] - (runs[longest] + 1) // 2)
-        pixel = min(int(np.searchsorted(kept // full_height, middle // full_height)) // height, width - 1) * height
-        pixel += middle % full_height * height // full_height
-        borders = np.array([pixel, pixel + 1]) if runs[longest] else borders
-    counts = np.diff(np.concatenate(([0], borders, [len(kept)])))
-    text = coco_mask.frPyObjects({"size": [height, width], "counts": counts.tolist()}, height, width)["counts"]
-    return {"size": [height, width], "counts": text.decode("ascii")}
 
 
 def _read_pixels(records: Sequence[LabelRecord], images: Path, max_side: int) -> NDArray[np.uint8]:
@@ -163,16 +145,16 @@ def _matched_pairs(record: LabelRecord, other: LabelRecord) -> list[tuple[int, i
     """Positions of masks that show the same, and their IoU, the most alike first; each mask at most once."""
     if not record.annotations or not other.annotations:
         return []
-    ious = _mask_ious(record, other)
+    ious = _record_ious(record, other)
     levels = (np.array(r.forest.levels, np.int64) for r in (record, other))
     return [(i, j, float(ious[i, j])) for i, j in match_by_iou(ious, IOU_THRESHOLD, *levels)]
 
 
-def _mask_ious(record: LabelRecord, other: LabelRecord) -> NDArray[np.float64]:
+def _record_ious(record: LabelRecord, other: LabelRecord) -> NDArray[np.float64]:
     """IoU of every mask of one set with every mask of the other, float64 [N, M]; the masks have been checked."""
     size = record.height, record.width
     a, b = (parse_segmentations([m.segmentation for m in r.annotations], *size)[0] for r in (record, other))
-    return mask_ious(run_intersections(a, b), a.areas(), b.areas(), np.zeros(len(b), bool))
+    return run_ious(a, b)
 
 
 def _mask_object(annotation: Annotation) -> dict[str, Any]:
@@ -196,9 +178,3 @@ def _entry(number: int, record: LabelRecord, other: LabelRecord | None, n_matche
 def _counts(record: LabelRecord) -> dict[str, int]:
     forest = record.forest
     return {"masks": len(record.annotations), "trees": len(forest.roots), "depth": max(forest.levels, default=-1) + 1}
-
-
-def _jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=quality, optimize=True, progressive=True)
-    return buffer.getvalue()

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from sohes_cli import __version__
 from sohes_cli.errors import DatasetError, SohesError, StoreError, UsageError
 from sohes_cli.labels.json_index import JsonFile
 from sohes_cli.labels.sources import open_source
-from sohes_cli.labels.store import read_record, write_atomically
+from sohes_cli.labels.store import read_record
+from sohes_cli.runs.files import write_atomically
+from sohes_cli.version import __version__
 from sohes_cli.view.html_image import files_of_image, script_call
 
 if TYPE_CHECKING:

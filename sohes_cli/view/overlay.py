@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from sohes_cli.errors import StoreError
-from sohes_cli.labels.run_lengths import decode_mask
+from sohes_cli.masks.rle import decode_mask
 from sohes_cli.view.selection import mask_colors, select_masks, tree_order
 
 if TYPE_CHECKING:

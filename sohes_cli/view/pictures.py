@@ -10,8 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from sohes_cli.errors import SohesError, StoreError, UsageError
-from sohes_cli.explore.images import read_photograph
-from sohes_cli.labels.store import write_atomically
+from sohes_cli.images.reading import read_photograph
+from sohes_cli.runs.files import write_atomically
 from sohes_cli.view.forest_picture import draw_forest
 from sohes_cli.view.overlay import LARGEST_SIDE, overlay
 

@@ -19,7 +19,7 @@ from sohes_benchmarks.rows import Results, Row
 from sohes_benchmarks.suite import empty_results, run_suite
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.outputs import PICTURE_SUFFIXES
+from sohes_cli.runs.files import PICTURE_SUFFIXES
 
 EVIDENCE = {"op", "case", "provider", "mode", "dtype", "shapes", "median_ms", "p20_ms", "p80_ms", "peak_memory_bytes", "device", "torch"}
 EVIDENCE |= {"triton", "commit"}

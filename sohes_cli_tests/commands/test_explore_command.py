@@ -319,7 +319,7 @@ def test_a_full_disk_ends_the_run_with_its_reason(sohes: Callable, few: Path, la
 def test_a_defect_of_ours_names_its_place_and_costs_one_photograph(
     sohes: Callable, few: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sohes_cli.explore import images
+    from sohes_cli.images import reading as images
 
     read = images.read_photograph
 

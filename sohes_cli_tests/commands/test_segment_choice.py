@@ -14,14 +14,14 @@ import typer
 from segment_cases import IMAGE_SIZE, save_tiny, ship_model, ship_no_model
 from typer.testing import CliRunner
 
-from sohes_cli import bundled
 from sohes_cli.commands.segment import segment
 from sohes_cli.errors import ConfigError, SohesError, StoreError, UsageError, WeightsError
-from sohes_cli.explore.weights import file_sha256
 from sohes_cli.inference.segmenter import Segmenter
 from sohes_cli.labels.manifest import read_manifest
 from sohes_cli.labels.store import LabelStore
 from sohes_cli.model.location import model_file
+from sohes_cli.runs.files import file_sha256
+from sohes_cli.vit import bundled
 
 app = typer.Typer()
 app.command()(segment)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sohes_cli.labels.manifest import Manifest, images_entry, open_store
 from sohes_cli.labels.records import label_record
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.structures import Forest, LabelRecord
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from label_sets import NAMES, write_set
 
+from sohes_cli.data.config import DataConfig
 from sohes_cli.data.examples import TrainingExamples, ValidationExamples, split_photographs
 from sohes_cli.data.sources import open_labeled
 from sohes_cli.errors import SohesError, UsageError
-from sohes_cli.training.config import DataConfig
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sohes_cli.data import jitter
+from sohes_cli.data.config import DataConfig
 from sohes_cli.data.jitter import Crop, draw_crop, full_crop
-from sohes_cli.masks import nearest_pixels
-from sohes_cli.training.config import DataConfig
+from sohes_cli.masks.packed import nearest_pixels
 
 
 @st.composite

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sohes_cli.data.batch import Batch, Example, collate
+from sohes_cli.data.config import ViewsConfig
 from sohes_cli.data.strong_view import draw_erasures, strong_batch
-from sohes_cli.training.correct_config import ViewsConfig
 
 NOTHING = ViewsConfig(jitter=0.0, grayscale=0.0, blur=0.0, erase=0.0)
 EVERYTHING = ViewsConfig(jitter=1.0, grayscale=0.3, blur=1.0, erase=1.0)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from label_sets import random_forest, random_masks, record_of
 from sohes_kernels import RunMasks
 
+from sohes_cli.data.config import DataConfig
 from sohes_cli.data.jitter import Crop, draw_crop, full_crop
-from sohes_cli.data.targets import choose_labels, crop_masks, crop_targets, packed_bits, prune_forest
+from sohes_cli.data.targets import choose_labels, crop_masks, crop_targets, prune_forest
 from sohes_cli.errors import StoreError
-from sohes_cli.labels.segmentations import parse_segmentations
+from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.structures import Forest, LabelRecord
-from sohes_cli.training.config import DataConfig
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -70,7 +71,7 @@ def test_bits_are_those_of_decoded_masks(crop: Crop, n: int, seed: int) -> None:
     cropped = crop_masks(runs(record), crop)
     expected = indexed(masks, crop)
     assert (cropped.height, cropped.width) == (crop.height, crop.width)
-    assert np.array_equal(packed_bits(cropped), packed(expected))
+    assert np.array_equal(PackedMasks.from_runs(cropped).to_bytes(), packed(expected))
     assert cropped.areas().tolist() == expected.sum((1, 2)).tolist()
 
 
@@ -80,7 +81,10 @@ def test_flipping_twice_gives_the_masks_back(crop: Crop, seed: int) -> None:
     record, _ = record_for(crop, 4, np.random.default_rng(seed))
     once = crop_masks(runs(record), replace(crop, flipped=True))
     mirror = Crop(crop.height, crop.width, crop.height, crop.width, 0, 0, crop.height, crop.width, flipped=True)
-    assert np.array_equal(packed_bits(crop_masks(once, mirror)), packed_bits(crop_masks(runs(record), replace(crop, flipped=False))))
+    assert np.array_equal(
+        PackedMasks.from_runs(crop_masks(once, mirror)).to_bytes(),
+        PackedMasks.from_runs(crop_masks(runs(record), replace(crop, flipped=False))).to_bytes(),
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -90,7 +94,9 @@ def test_masks_and_pixels_are_transformed_alike(crop: Crop, seed: int) -> None:
     crop = replace(crop, source_height=crop.scaled_height, source_width=crop.scaled_width)
     record, masks = record_for(crop, 3, np.random.default_rng(seed))
     pixels = crop.cut(np.ascontiguousarray(masks.transpose(1, 2, 0)).astype(np.uint8))
-    assert np.array_equal(packed(pixels.transpose(2, 0, 1).astype(np.bool_)), packed_bits(crop_masks(runs(record), crop)))
+    assert np.array_equal(
+        packed(pixels.transpose(2, 0, 1).astype(np.bool_)), PackedMasks.from_runs(crop_masks(runs(record), crop)).to_bytes()
+    )
 
 
 def test_masks_of_another_image_are_refused() -> None:

@@ -15,13 +15,12 @@ from label_sets import NAMES, random_masks, record_of, write_set
 from PIL import Image
 
 from sohes_cli.data.batch import Batch, Example, WeakBatch, WeakView, collate
+from sohes_cli.data.config import DataConfig, ViewsConfig
 from sohes_cli.data.examples import TrainingExamples, ValidationExamples
 from sohes_cli.data.jitter import Crop, draw_crop, full_crop
+from sohes_cli.data.sampling import sample_generator
 from sohes_cli.data.sources import open_labeled
 from sohes_cli.labels.manifest import Manifest, images_entry, open_store
-from sohes_cli.training.config import DataConfig
-from sohes_cli.training.correct_config import ViewsConfig
-from sohes_cli.training.loading import sample_generator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_cli.evaluation.matching import (
-    AREA_RANGES,
-    IOU_THRESHOLDS,
-    mask_ious,
-    match_by_iou,
-    match_detections,
-    match_detections_reference,
-)
+from sohes_cli.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, crowd_ious, match_detections, match_detections_reference
+from sohes_cli.masks.compare import match_by_iou
 
 NO_CROWD = np.zeros(2, bool)
 AREAS = np.array([5000.0, 5000.0])  # medium
@@ -64,7 +58,7 @@ def test_unmatched_prediction_counts_only_in_its_range_of_areas() -> None:
 
 
 def test_iou_with_a_crowd_is_the_share_of_the_prediction() -> None:
-    ious = mask_ious(np.array([[20, 20], [0, 0]]), np.array([40, 0]), np.array([100, 100]), np.array([False, True]))
+    ious = crowd_ious(np.array([[20, 20], [0, 0]]), np.array([40, 0]), np.array([100, 100]), np.array([False, True]))
     np.testing.assert_allclose(ious, [[20 / 120, 0.5], [0, 0]])
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sohes_cli.explore.dense_crf import CrfSettings, PairwiseKernels, crf_masks, disjoint_layers, mean_field
 from sohes_cli.explore.permutohedral import PermutohedralLattice
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 
-from sohes_cli.config import FeaturesConfig
 from sohes_cli.errors import UsageError, WeightsError
 from sohes_cli.explore.color_texture import ColorTexture
-from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME, DistilledVit, _centered, load_vit
+from sohes_cli.explore.config import FeaturesConfig
+from sohes_cli.explore.distilled import DistilledVit, _centered
 from sohes_cli.explore.features import build_backbone, patch_features
-from sohes_cli.pretrain.networks import build_vit
-from sohes_cli.training.checkpoints import write_tensors
+from sohes_cli.vit.build import build_vit
+from sohes_cli.vit.pretrained import BACKBONE_FORMAT, BACKBONE_NAME, load_vit
+from sohes_cli.vit.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_cli.config import FeaturesConfig
 from sohes_cli.errors import UsageError, WeightsError
 from sohes_cli.explore.color_texture import ColorTexture
+from sohes_cli.explore.config import FeaturesConfig
 from sohes_cli.explore.features import EMBEDDED, build_backbone, patch_features, unit_sums
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sohes_cli.explore.hierarchy import ancestor_matrix, build_forest
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 
 def nested_masks(n, seed, height=36, width=40):

@@ -9,11 +9,11 @@ import pytest
 from pycocotools import mask as coco_mask
 from skimage import data
 
-from sohes_cli.config import explore_config
+from sohes_cli.explore.config import explore_config
 from sohes_cli.explore.features import build_backbone
-from sohes_cli.explore.images import Photograph
 from sohes_cli.explore.pipeline import explore_photograph
-from sohes_cli.explore.timing import StepTimes
+from sohes_cli.images.reading import Photograph
+from sohes_cli.runs.step_times import StepTimes
 from sohes_cli.structures import LabelRecord
 
 CROPS = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_cli.config import PoolingConfig
-from sohes_cli.explore.pooling import MaskPool, mask_scores, pool_masks, suppress
-from sohes_cli.masks import PackedMasks
+from sohes_cli.explore.config import PoolingConfig
+from sohes_cli.explore.pooling import MaskPool, mask_scores, pool_masks
+from sohes_cli.masks.compare import suppress
+from sohes_cli.masks.packed import PackedMasks
 
 
 def similar_masks(n, seed, height=40, width=45):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_cli.config import ExploreConfig, PoolingConfig, ReclusteringConfig
+from sohes_cli.explore.config import ExploreConfig, PoolingConfig, ReclusteringConfig
 from sohes_cli.explore.pooling import MaskPool
 from sohes_cli.explore.reclustering import crop_box_xyxy, recluster
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 
 def make_pool(masks, scores=None):

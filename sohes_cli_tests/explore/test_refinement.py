@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from sohes_cli.config import RefinementConfig
 from sohes_cli.errors import SohesError
 from sohes_cli.explore.cascade_psp import load_refiner
-from sohes_cli.explore.refinement import fill_holes, refine, snap_to_units
+from sohes_cli.explore.config import RefinementConfig
+from sohes_cli.explore.refinement import refine
 from sohes_cli.explore.superpixels import superpixels
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.redraw import fill_holes, snap_to_units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

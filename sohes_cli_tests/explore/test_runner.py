@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sohes_cli.config import explore_config
 from sohes_cli.errors import UsageError
-from sohes_cli.explore.runner import Done, Job, Summary, explore_names
-from sohes_cli.explore.timing import StepTimes
+from sohes_cli.explore.config import explore_config
+from sohes_cli.explore.runner import Job, explore_names
+from sohes_cli.runs.progress import Done, Summary
+from sohes_cli.runs.step_times import StepTimes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,12 +17,12 @@ import psutil
 import pytest
 from worker_processes import PATIENCE_S, wait_for_workers, workers_of
 
-from sohes_cli import processes
-from sohes_cli.config import explore_config
 from sohes_cli.errors import UsageError
 from sohes_cli.explore import session
-from sohes_cli.explore.shards import Shard
+from sohes_cli.explore.config import explore_config
 from sohes_cli.labels.store import LabelStore
+from sohes_cli.runs import processes
+from sohes_cli.runs.shards import Shard
 
 if TYPE_CHECKING:
     from collections.abc import Callable

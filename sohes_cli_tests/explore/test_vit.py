@@ -14,7 +14,8 @@ from torch import nn
 
 from sohes_cli.errors import UsageError, WeightsError
 from sohes_cli.explore.vit import VIT_THRESHOLDS, VitBackbone
-from sohes_cli.explore.weights import file_sha256, state_sha256
+from sohes_cli.runs.files import file_sha256
+from sohes_cli.vit.weights import state_sha256
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,7 +8,7 @@ from segment_cases import nested_boxes
 
 from sohes_cli.explore.hierarchy import ancestor_matrix
 from sohes_cli.inference.forest import ForestAgreement, forest_agreement, geometric_forest, head_forest
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.structures import Forest
 
 

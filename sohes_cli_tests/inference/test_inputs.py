@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from sohes_cli.errors import ImageError, SohesError, UsageError
-from sohes_cli.explore.images import Photograph, read_photograph
+from sohes_cli.images.reading import Photograph, read_photograph
 from sohes_cli.inference.inputs import as_photograph, gather_images
 
 

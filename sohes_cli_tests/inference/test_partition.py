@@ -14,8 +14,8 @@ from sohes_cli.explore.hierarchy import build_forest
 from sohes_cli.inference.partition import cut_level_of, partition, partition_picture, write_partition
 from sohes_cli.inference.prediction import Prediction
 from sohes_cli.labels.records import label_record
-from sohes_cli.labels.run_lengths import decode_mask
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.rle import decode_mask
 from sohes_cli.structures import LabelRecord
 from sohes_cli.view.selection import mask_colors
 

@@ -13,7 +13,7 @@ from segment_cases import nested_boxes
 from sohes_cli.errors import SohesError
 from sohes_cli.explore.hierarchy import build_forest
 from sohes_cli.inference.prediction import Prediction
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 N = 12
 

@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 from segment_cases import IMAGE_SIZE, TINY, save_tiny, ship_no_model, tiny_model
 
-from sohes_cli.config import to_plain
 from sohes_cli.errors import ConfigError, SohesError, UsageError, WeightsError
 from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.segmenter import Segmenter
 from sohes_cli.model.files import save_model
 from sohes_cli.model.location import MODEL_NAME, default_checkpoint
+from sohes_cli.settings import to_plain
 from sohes_cli.training.config import TrainConfig
 
 

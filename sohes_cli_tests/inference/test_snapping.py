@@ -10,7 +10,7 @@ from sohes_cli.inference.config import SegmentConfig
 from sohes_cli.inference.postprocess import FoundMasks
 from sohes_cli.inference.segmenter import Segmenter
 from sohes_cli.inference.snapping import SNAPPED_SIDE, snap_masks
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 
 HEIGHT, WIDTH = 120, 160
 

@@ -7,7 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from sohes_cli.labels.records import label_record
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.structures import Forest
 
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sohes_cli.errors import StoreError
-from sohes_cli.labels.store import LabelStore, read_record, record_head, visible_files, write_atomically
+from sohes_cli.labels.store import LabelStore, read_record, record_head, visible_files
+from sohes_cli.runs.files import write_atomically
 from sohes_cli.structures import Annotation, LabelRecord
 
 WHOLE = {"size": [2, 3], "counts": "06"}  # all six pixels

@@ -14,8 +14,8 @@ from torch.nn import functional
 from sohes_cli.errors import ConfigError, SohesError, UsageError, WeightsError
 from sohes_cli.model.backbone import AdaptedVit, start_weights
 from sohes_cli.model.extent import Extent
-from sohes_cli.pretrain.networks import build_vit, use_fused_attention
-from sohes_cli.training.checkpoints import write_tensors
+from sohes_cli.vit.build import build_vit, use_fused_attention
+from sohes_cli.vit.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

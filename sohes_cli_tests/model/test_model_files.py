@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sohes_cli.errors import UsageError, WeightsError
 from sohes_cli.model.files import MODEL_FORMAT, load_model, save_model
 from sohes_cli.model.location import MODEL_NAME
-from sohes_cli.training.checkpoints import read_tensors, with_prefix, write_tensors
+from sohes_cli.vit.tensor_file import read_tensors, with_prefix, write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from sohes_cli.errors import ImageError, SohesError, UsageError
-from sohes_cli.explore.images import read_photograph
+from sohes_cli.images.reading import read_photograph
 from sohes_cli.pretrain.sources import open_source
 
 if TYPE_CHECKING:

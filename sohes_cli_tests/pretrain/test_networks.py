@@ -7,8 +7,9 @@ import torch
 
 from sohes_cli.errors import UsageError
 from sohes_cli.pretrain.config import PretrainConfig, pretrain_config
-from sohes_cli.pretrain.networks import Network, build_vit, use_fused_attention
+from sohes_cli.pretrain.networks import Network
 from sohes_cli.training.moving_average import update_teacher
+from sohes_cli.vit.build import build_vit, use_fused_attention
 
 SHAPE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 B, LARGE, SMALL, P = 2, 32, 16, 16

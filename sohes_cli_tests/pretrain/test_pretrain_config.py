@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sohes_cli.config import from_plain, to_plain
 from sohes_cli.errors import ConfigError
 from sohes_cli.pretrain.config import PRETRAIN_PRESETS, PretrainConfig, pretrain_config
+from sohes_cli.settings import from_plain, to_plain
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,10 +9,10 @@ import pytest
 from pretrain_cases import steps_saved, tiny_config
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.explore.distilled import BACKBONE_NAME, load_vit
 from sohes_cli.pretrain.run_folder import pretrain_run, save_run
 from sohes_cli.pretrain.sources import ImageSource, open_source
 from sohes_cli.pretrain.training import Pretraining
+from sohes_cli.vit.pretrained import BACKBONE_NAME, load_vit
 
 if TYPE_CHECKING:
     from pathlib import Path

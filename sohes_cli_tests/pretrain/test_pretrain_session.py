@@ -17,12 +17,12 @@ from pretrain_cases import FLAGS, assert_equal_runs, metrics_of, steps_saved, te
 from tolerances import RELATIVE_RMS, assert_near
 
 from sohes_cli.errors import SohesError
-from sohes_cli.explore import interruption
-from sohes_cli.explore.distilled import BACKBONE_FORMAT, BACKBONE_NAME
 from sohes_cli.pretrain import diagnostics, training
 from sohes_cli.pretrain.session import pretrain_folder
 from sohes_cli.pretrain.training import Pretraining
-from sohes_cli.training.checkpoints import read_tensors
+from sohes_cli.runs import interruption
+from sohes_cli.vit.pretrained import BACKBONE_FORMAT, BACKBONE_NAME
+from sohes_cli.vit.tensor_file import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

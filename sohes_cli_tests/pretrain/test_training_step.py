@@ -20,7 +20,7 @@ from sohes_cli.pretrain.networks import Network
 from sohes_cli.pretrain.run_folder import pretrain_run, save_run
 from sohes_cli.pretrain.sources import open_source
 from sohes_cli.pretrain.training import Pretraining
-from sohes_cli.training.checkpoints import write_tensors
+from sohes_cli.vit.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

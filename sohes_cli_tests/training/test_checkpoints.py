@@ -14,17 +14,8 @@ from torch import nn
 
 from sohes_cli.errors import StoreError, WeightsError
 from sohes_cli.labels import store
-from sohes_cli.training.checkpoints import (
-    checkpoint_path,
-    latest_checkpoint,
-    load_module,
-    load_optimizer,
-    optimizer_tensors,
-    prune_checkpoints,
-    read_tensors,
-    with_prefix,
-    write_tensors,
-)
+from sohes_cli.training.checkpoints import checkpoint_path, latest_checkpoint, load_optimizer, optimizer_tensors, prune_checkpoints
+from sohes_cli.vit.tensor_file import load_module, read_tensors, with_prefix, write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sohes_cli.config import from_plain, to_plain
+from sohes_cli.data.config import ViewsConfig
 from sohes_cli.errors import ConfigError
+from sohes_cli.settings import from_plain, to_plain
 from sohes_cli.training.config import TrainConfig, train_config
-from sohes_cli.training.correct_config import BranchesConfig, CorrectConfig, TeacherConfig, ViewsConfig, correct_config
+from sohes_cli.training.correct_config import BranchesConfig, CorrectConfig, TeacherConfig, correct_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.explore.shards import Shard
-from sohes_cli.processes import available_cores
+from sohes_cli.runs.devices import resolve_precision
+from sohes_cli.runs.processes import available_cores
+from sohes_cli.runs.shards import Shard
 from sohes_cli.training.distribution import (
     any_process,
     by_main,
@@ -20,7 +21,6 @@ from sohes_cli.training.distribution import (
     make_accelerator,
     out_of_memory,
     require_divisible,
-    resolve_precision,
     seed_step,
 )
 

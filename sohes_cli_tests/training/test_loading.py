@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sohes_cli.data.sampling import first_readable, photograph_of, sample_generator
 from sohes_cli.errors import ImageError, SohesError
-from sohes_cli.training.loading import first_readable, open_batches, photograph_of, sample_generator
+from sohes_cli.training.loading import open_batches
 
 Sample = tuple[int, int, float]
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sohes_cli.errors import SohesError, StoreError, UsageError
-from sohes_cli.training.checkpoints import checkpoint_path, write_tensors
+from sohes_cli.training.checkpoints import checkpoint_path
 from sohes_cli.training.metrics import MetricsLog
 from sohes_cli.training.run_folder import RunFolder, RunKind, read_run
+from sohes_cli.vit.tensor_file import write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

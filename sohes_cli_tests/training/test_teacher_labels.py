@@ -13,15 +13,15 @@ from criterion_cases import pack
 from segment_cases import output_of
 
 from sohes_cli.data.batch import WeakBatch
+from sohes_cli.data.config import DataConfig
 from sohes_cli.data.jitter import Crop, draw_crop, full_crop
-from sohes_cli.data.targets import crop_masks, packed_bits
+from sohes_cli.data.targets import crop_masks
 from sohes_cli.errors import WeightsError
 from sohes_cli.inference.postprocess import upsample_masks
-from sohes_cli.labels.segmentations import parse_segmentations
-from sohes_cli.masks import PackedMasks
+from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.model.ancestor_head import AncestorHead
 from sohes_cli.model.output import Output
-from sohes_cli.training.config import DataConfig
 from sohes_cli.training.correct_config import CorrectConfig, TeacherConfig
 from sohes_cli.training.teacher_labels import TeacherLabels, least_scores, move_masks, teacher_labels
 
@@ -187,7 +187,7 @@ def test_shapes_land_where_labels_of_the_photograph_do(seed: int) -> None:
     shapes = [disc(90, 110, 70), disc(150, 60, 30), ring(120, 100, 90, 45), box(20, 30, 150, 200), box(100, 5, 235, 90)]
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
     masks = np.stack([shape(rows[:, None], columns) > 0 for shape in shapes])
-    expected = decoded(torch.from_numpy(packed_bits(crop_masks(runs_of(masks), target))), target)
+    expected = decoded(torch.from_numpy(PackedMasks.from_runs(crop_masks(runs_of(masks), target)).to_bytes()), target)
     found = unpacked(move_masks(logits_of(shapes, source), source, target))
     seen = [i for i in range(len(shapes)) if expected[i].sum() > 100]
     assert len(seen) >= 1
@@ -350,7 +350,7 @@ def test_bits_are_packed_as_those_of_labels(size: tuple[int, int]) -> None:
     assert len(masks) >= 1
     assert found.masks.shape == (len(masks), -(-size[0] * size[1] // 8))
     assert torch.equal(found.masks, pack(torch.from_numpy(masks)))
-    assert np.array_equal(found.masks.numpy(), packed_bits(runs_of(masks)))
+    assert np.array_equal(found.masks.numpy(), PackedMasks.from_runs(runs_of(masks)).to_bytes())
     found.masks.add_(1)  # nobody else's memory
 
 

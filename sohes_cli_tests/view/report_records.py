@@ -6,7 +6,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sohes_cli.labels.manifest import Manifest, open_store
-from sohes_cli.labels.run_lengths import decode_mask
+from sohes_cli.masks.rle import decode_mask
 from sohes_cli.structures import Annotation, LabelRecord
 from sohes_cli.view.html_report import open_labels
 from sohes_cli.view.selection import mask_colors, tree_order

@@ -13,7 +13,7 @@ from pycocotools import mask as coco_mask
 
 from sohes_cli.errors import DatasetError, StoreError, UsageError
 from sohes_cli.labels.manifest import Manifest, open_store
-from sohes_cli.labels.run_lengths import decode_mask
+from sohes_cli.masks.rle import decode_mask
 from sohes_cli.structures import Annotation, LabelRecord
 from sohes_cli.view import html_report
 from sohes_cli.view.html_image import files_of_image, reduced_record, script_call

@@ -41,7 +41,7 @@ _NOTE = (
 
 
 def _correct_config(config: TrainConfig, assignments: tuple[str, ...]) -> CorrectConfig:
-    from sohes_cli.config import to_plain
+    from sohes_cli.settings import to_plain
     from sohes_cli.training.correct_config import correct_config
 
     precision = f"optimizer.precision={config.optimizer.precision}"  # which is otherwise chosen anew

@@ -66,11 +66,11 @@ def exploration(settings: list[str], paths: list[Path], working_size: int, clock
         working_size: longer side in pixels at which units are found.
         clock: where the seconds of each step go.
     """
-    from sohes_cli.config import explore_config
+    from sohes_cli.explore.config import explore_config
     from sohes_cli.explore.features import build_backbone
-    from sohes_cli.explore.images import read_photograph
     from sohes_cli.explore.pipeline import explore_photograph
-    from sohes_cli.explore.timing import StepTimes
+    from sohes_cli.images.reading import read_photograph
+    from sohes_cli.runs.step_times import StepTimes
 
     config = explore_config(assignments=[*settings, f"units.working_size={working_size}"])
     backbone = build_backbone(config.features, "cpu")

@@ -30,8 +30,8 @@ def felzenszwalb_pool(path: Path) -> list[dict[str, Any]]:
     from skimage.segmentation import felzenszwalb
     from sohes_kernels import mask_areas
 
-    from sohes_cli.explore.images import read_photograph
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.images.reading import read_photograph
+    from sohes_cli.masks.packed import PackedMasks
 
     photo = read_photograph(path, path.name, 100_000)
     seen: dict[bytes, NDArray[np.uint64]] = {}

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from sohes_benchmarks.ellipses import nested_ellipses, run_masks
+from sohes_benchmarks.ellipses import nested_ellipses
 from sohes_cli.data.batch import Example, collate
-from sohes_cli.data.targets import packed_bits
+from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.model.config import STRIDE
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def _scene(number: int, labels: int, side: int) -> Example:
     pixels = rng.integers(0, 128, (side, side, 3), dtype=np.uint8)
     for mask in masks:  # parts come after their wholes
         pixels[mask] = pixels[mask] // 2 + rng.integers(0, 128, 3, dtype=np.uint8)
-    bits = torch.from_numpy(packed_bits(run_masks(masks)))
+    bits = torch.from_numpy(PackedMasks.from_masks(masks).to_bytes())
     return Example(number, f"scene {number}", torch.from_numpy(pixels), bits, torch.from_numpy(parents.astype(np.int64)))
 
 

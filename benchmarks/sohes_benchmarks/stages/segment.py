@@ -118,7 +118,7 @@ class _Segmenters:
         """The peer, with the same weights."""
         import torch
 
-        from sohes_cli.pretrain.networks import use_fused_attention
+        from sohes_cli.vit.build import use_fused_attention
 
         device, dtype, model = torch.device(self.device), getattr(torch, self.case.dtype), self._model()
         use_fused_attention(model.backbone, True)
@@ -206,7 +206,7 @@ def _mean_best_iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """Mean over the true masks of the largest IoU with a mask that was found."""
     from sohes_kernels import mask_areas, mask_intersections
 
-    from sohes_cli.masks import PackedMasks
+    from sohes_cli.masks.packed import PackedMasks
 
     ours, true = (PackedMasks.from_masks(masks).bits for masks in (found, truth))
     shared = mask_intersections(true, ours)

@@ -119,7 +119,7 @@ class _Learners:
         import torch
 
         from sohes_cli.model.segmentation_model import EntityModel
-        from sohes_cli.pretrain.networks import use_fused_attention
+        from sohes_cli.vit.build import use_fused_attention
 
         torch.manual_seed(self.config.run.seed)
         model = EntityModel(self.config.model)

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["intersections_between", "intersections_within"]
+__all__ = ["intersections_between", "intersections_within", "shared_pixels", "word_spans"]
 
 _NO_PIXELS, _ONE = np.uint64(0), np.uint64(1)
 
@@ -20,28 +20,28 @@ _compiled = numba.njit(cache=True, nogil=True)
 @_compiled
 def intersections_between(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Shared pixels of every mask of a [N, W] with every mask of b [M, W], int64 [N, M]."""
-    spans_a, spans_b = _spans(a), _spans(b)
+    spans_a, spans_b = word_spans(a), word_spans(b)
     shared = np.zeros((a.shape[0], b.shape[0]), np.int64)
     for i in range(a.shape[0]):
         for j in range(b.shape[0]):
-            shared[i, j] = _shared(a[i], b[j], max(spans_a[i, 0], spans_b[j, 0]), min(spans_a[i, 1], spans_b[j, 1]))
+            shared[i, j] = shared_pixels(a[i], b[j], max(spans_a[i, 0], spans_b[j, 0]), min(spans_a[i, 1], spans_b[j, 1]))
     return shared
 
 
 @_compiled
 def intersections_within(a: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Shared pixels of every pair of masks of a [N, W], int64 [N, N], each pair computed once."""
-    spans = _spans(a)
+    spans = word_spans(a)
     shared = np.zeros((a.shape[0], a.shape[0]), np.int64)
     for i in range(a.shape[0]):
         for j in range(i, a.shape[0]):
-            count = _shared(a[i], a[j], max(spans[i, 0], spans[j, 0]), min(spans[i, 1], spans[j, 1]))
+            count = shared_pixels(a[i], a[j], max(spans[i, 0], spans[j, 0]), min(spans[i, 1], spans[j, 1]))
             shared[i, j] = shared[j, i] = count
     return shared
 
 
 @_compiled
-def _spans(packed: NDArray[np.uint64]) -> NDArray[np.int64]:
+def word_spans(packed: NDArray[np.uint64]) -> NDArray[np.int64]:
     """First word with a pixel and one past the last, int64 [N, 2]; (0, 0) for an empty mask."""
     spans = np.zeros((packed.shape[0], 2), np.int64)
     for n in range(packed.shape[0]):
@@ -55,7 +55,7 @@ def _spans(packed: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 @_compiled
-def _shared(x: NDArray[np.uint64], y: NDArray[np.uint64], first: int, last: int) -> int:
+def shared_pixels(x: NDArray[np.uint64], y: NDArray[np.uint64], first: int, last: int) -> int:
     """Pixels shared by two masks [W] in the words first..last - 1."""
     if last <= first:
         return 0

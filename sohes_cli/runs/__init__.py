@@ -1,0 +1,1 @@
+"""Infrastructure of long commands: processes, interruption, shards, atomic files, progress, devices."""
