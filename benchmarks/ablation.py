@@ -49,16 +49,30 @@ VARIANTS: dict[str, tuple[str, ...] | None] = {
     "hierarchy of the ancestor head": ("teacher.hierarchy=head",),
     "initial labels kept": ("teacher.keep_initial=true",),
 }
-COLUMNS = ("ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large", "part_of_recall", "link_precision", "masks_per_image")
+COLUMNS = (
+    "ar_10",
+    "ar_100",
+    "ar_1000",
+    "ar_small",
+    "ar_medium",
+    "ar_large",
+    "part_of_recall",
+    "link_precision",
+    "masks_per_image",
+)
 _LOGGED = ("teacher_labels", "teacher_new", "initial_rejected", "ema_distance")
 _OF_PHASE_3 = ("teacher.", "branches.", "views.")
 
 
 def run(*arguments: object) -> None:
     """Run a `sohes` command, whose progress is shown; what it prints at its end is not."""
-    finished = subprocess.run([sys.executable, "-m", "sohes_cli", *map(str, arguments)], stdout=subprocess.DEVNULL, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-m", "sohes_cli", *map(str, arguments)], stdout=subprocess.DEVNULL, check=False
+    )
     if finished.returncode:
-        raise SystemExit(f"sohes {arguments[0]} ended with {finished.returncode}, see above; --work keeps what is done.")
+        raise SystemExit(
+            f"sohes {arguments[0]} ended with {finished.returncode}, see above; --work keeps what is done."
+        )
 
 
 def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> Path:
@@ -71,7 +85,19 @@ def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> P
     settings = [part for setting in (*common, *(assignments or ()), f"run.seed={seed}") for part in ("--set", setting)]
     if phase == "instruct":
         settings = ["--config", str(_settings_file(arguments.init, out)), *settings]
-    run("train", "--phase", phase, "--init", arguments.init, *_labels(arguments), *settings, "--steps", arguments.steps, "--out", out)
+    run(
+        "train",
+        "--phase",
+        phase,
+        "--init",
+        arguments.init,
+        *_labels(arguments),
+        *settings,
+        "--steps",
+        arguments.steps,
+        "--out",
+        out,
+    )
     return out
 
 
@@ -81,7 +107,8 @@ def _settings_file(init: Path, out: Path) -> Path:
     path = out.with_suffix(".toml")
     path.parent.mkdir(parents=True, exist_ok=True)
     groups = (
-        f"[{group}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()) for group, values in config.items()
+        f"[{group}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        for group, values in config.items()
     )
     path.write_text("\n".join(groups))
     return path
@@ -105,7 +132,9 @@ def chosen_truth(folder: Path, half: str, limit: int, work: Path) -> tuple[Path,
     return path, [folder / "images" / image["file_name"] for image in images]
 
 
-def scored(name: str, seed: int, folder: Path, model: Path, arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+def scored(
+    name: str, seed: int, folder: Path, model: Path, arguments: argparse.Namespace, work: Path
+) -> dict[str, Any]:
     """One row: the scores of a variant's model on one set."""
     truth, images = chosen_truth(folder, arguments.half, arguments.limit, work)
     segmented = work / _slug(name, seed) / folder.name
@@ -113,7 +142,13 @@ def scored(name: str, seed: int, folder: Path, model: Path, arguments: argparse.
     lines = [] if name == START else read_metrics(model)
     logged = {key: round(lines[-1][key], 4) for key in _LOGGED if lines and lines[-1].get(key) is not None}
     found = scores(truth, [segmented])[0]
-    return {"variant": name, "seed": seed, "set": folder.name, **{key: found[key] for key in ("images", *COLUMNS)}, **logged}
+    return {
+        "variant": name,
+        "seed": seed,
+        "set": folder.name,
+        **{key: found[key] for key in ("images", *COLUMNS)},
+        **logged,
+    }
 
 
 def _slug(name: str, seed: int) -> str:
@@ -139,7 +174,9 @@ def finished_rows(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     report = json.loads(out.read_text())
     if report["settings"] != settings:
-        raise SystemExit(f"{out} was made with other settings ({report['settings']}): delete it, or name another file with --out")
+        raise SystemExit(
+            f"{out} was made with other settings ({report['settings']}): delete it, or name another file with --out"
+        )
     return list(report["rows"])
 
 
@@ -153,7 +190,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--set", dest="settings", nargs="*", default=[], help="settings of `sohes train` for all runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--half", default="report", choices=("tune", "report", "all"), help="which photographs of a set")
+    parser.add_argument(
+        "--half", default="report", choices=("tune", "report", "all"), help="which photographs of a set"
+    )
     parser.add_argument("--limit", type=int, default=0, help="photographs of a set, 0 for all")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()

@@ -48,7 +48,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--backbone", required=True, help="as `sohes explore --backbone`")
     parser.add_argument(
-        "--set", dest="settings", nargs="*", default=[], help="settings of `sohes explore` for the backbone and its control"
+        "--set",
+        dest="settings",
+        nargs="*",
+        default=[],
+        help="settings of `sohes explore` for the backbone and its control",
     )
     parser.add_argument("--half", default="report", choices=("tune", "report", "all"))
     parser.add_argument("--limit", type=int, default=0, help="images of each half, 0 for all")
@@ -60,16 +64,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(2, initializer=one_thread) as pool:
         control = Path(scratch) / "control.safetensors"
         write_control(arguments.backbone, control)
-        for (name, settings), folder in product(variants(arguments.backbone, control, arguments.settings).items(), folders):
+        for (name, settings), folder in product(
+            variants(arguments.backbone, control, arguments.settings).items(), folders
+        ):
             if (name, folder.name) in done:
                 continue
-            rows.append({"variant": name, "set": folder.name, **score(pool, folder, settings, arguments.limit, arguments.half)})
+            rows.append(
+                {"variant": name, "set": folder.name, **score(pool, folder, settings, arguments.limit, arguments.half)}
+            )
             _write(arguments, rows)
     print_table(rows)
 
 
 def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    settings = {"backbone": arguments.backbone, "settings": arguments.settings, "half": arguments.half, "limit": arguments.limit}
+    settings = {
+        "backbone": arguments.backbone,
+        "settings": arguments.settings,
+        "half": arguments.half,
+        "limit": arguments.limit,
+    }
     arguments.out.write_text(json.dumps({"conditions": conditions(), **settings, "rows": rows}, indent=1) + "\n")
 
 

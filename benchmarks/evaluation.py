@@ -115,7 +115,9 @@ def large_case(cases: list[tuple[Path, Path]], work: Path) -> tuple[Path, Path]:
             source = i % len(images)
             copies["images"].append({**images[source], "id": i + 1, "file_name": f"{i}.jpg"})
             first = len(copies["annotations"]) + 1
-            copies["annotations"] += [{**a, "id": first + k, "image_id": i + 1, "parent": None} for k, a in enumerate(annotations[source])]
+            copies["annotations"] += [
+                {**a, "id": first + k, "image_id": i + 1, "parent": None} for k, a in enumerate(annotations[source])
+            ]
             lines = (json.dumps({**mask, "image_id": i + 1}) for mask in per_image[source])
             file.write(("[" if i == 0 else ",\n") + ",\n".join(lines))
         file.write("]\n")
@@ -167,12 +169,21 @@ def main() -> None:
     parser.add_argument("--large", action="store_true")
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    report: dict[str, Any] = {"conditions": {**conditions(), "threads": 1, "clock": "processor time", "runs": RUNS}, "rows": rows}
+    report: dict[str, Any] = {
+        "conditions": {**conditions(), "threads": 1, "clock": "processor time", "runs": RUNS},
+        "rows": rows,
+    }
     with tempfile.TemporaryDirectory() as name:
         work, pools = Path(name), []
         for folder in sorted(p.parent for p in arguments.data.glob("*/annotations.json")):
             label_results(folder, arguments.labels / folder.name, work / "labels.json")
-            rows.append({"set": folder.name, "masks": "sohes explore", **compare(folder / "annotations.json", work / "labels.json")})
+            rows.append(
+                {
+                    "set": folder.name,
+                    "masks": "sohes explore",
+                    **compare(folder / "annotations.json", work / "labels.json"),
+                }
+            )
             pools.append(pool_case(folder, work))
             rows.append({"set": folder.name, "masks": "Felzenszwalb pool", **compare(*pools[-1])})
         if arguments.large:
@@ -188,7 +199,9 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     for column in rows[0]:
         table.add_column(column, justify="left" if column in ("set", "masks") else "right")
     for row in rows:
-        table.add_row(*(f"{value:.1e}" if column == "largest_difference" else str(value) for column, value in row.items()))
+        table.add_row(
+            *(f"{value:.1e}" if column == "largest_difference" else str(value) for column, value in row.items())
+        )
     Console(width=200).print(table)
 
 

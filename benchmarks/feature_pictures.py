@@ -39,7 +39,10 @@ def pair(path: Path, backbone: Backbone, image_size: int) -> NDArray[np.uint8]:
     pixels = read_photograph(path, path.name, 640).pixels
     size = (round(pixels.shape[1] * HEIGHT / pixels.shape[0]), HEIGHT)
     found = principal_components(patch_features(backbone, pixels, image_size))
-    shown = [cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), cv2.resize(found, size, interpolation=cv2.INTER_NEAREST)]
+    shown = [
+        cv2.resize(pixels, size, interpolation=cv2.INTER_AREA),
+        cv2.resize(found, size, interpolation=cv2.INTER_NEAREST),
+    ]
     return np.asarray(np.concatenate(shown, axis=1), dtype=np.uint8)
 
 
@@ -53,7 +56,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     backbone = build_backbone(FeaturesConfig(backbone=arguments.backbone, color_share=arguments.color_share), "cpu")
-    pairs = [pair(arguments.images / name, backbone, arguments.image_size) for name in list_images(arguments.images).names]
+    pairs = [
+        pair(arguments.images / name, backbone, arguments.image_size) for name in list_images(arguments.images).names
+    ]
     width = max(p.shape[1] for p in pairs)
     cells = [np.pad(p, ((0, 6), (0, width - p.shape[1] + 6), (0, 0)), constant_values=255) for p in pairs]
     cells += [np.full_like(cells[0], 255)] * (len(cells) % 2)

@@ -102,7 +102,14 @@ def evaluate(annotations: Path, image_ids: list[int], results: list[dict[str, An
         evaluation.evaluate()
         evaluation.accumulate()
     recall = evaluation.eval["recall"][:, 0]  # [IoU, area, maxDets]
-    cases = {"ar_10": (0, 0), "ar_100": (0, 1), "ar_1000": (0, 2), "ar_small": (1, 2), "ar_medium": (2, 2), "ar_large": (3, 2)}
+    cases = {
+        "ar_10": (0, 0),
+        "ar_100": (0, 1),
+        "ar_1000": (0, 2),
+        "ar_small": (1, 2),
+        "ar_medium": (2, 2),
+        "ar_large": (3, 2),
+    }
     return {name: round(100 * float(np.mean(recall[:, area, count])), 2) for name, (area, count) in cases.items()}
 
 
@@ -113,13 +120,17 @@ def half_of(images: list[dict[str, Any]], half: str) -> list[dict[str, Any]]:
     return sorted(images, key=lambda image: str(image["file_name"]))[("tune", "report").index(half) :: 2]
 
 
-def score(pool: ProcessPoolExecutor, folder: Path, assignments: list[str] | None, limit: int, half: str = "all") -> dict[str, Any]:
+def score(
+    pool: ProcessPoolExecutor, folder: Path, assignments: list[str] | None, limit: int, half: str = "all"
+) -> dict[str, Any]:
     """One row: a variant on one data set."""
     truth = json.loads((folder / "annotations.json").read_text())
     images = half_of(truth["images"], half)[: limit or None]
     outcomes = list(pool.map(timed, [(folder / "images" / image["file_name"], assignments) for image in images]))
     results = [
-        {"image_id": image["id"], "category_id": 1, **mask} for image, (masks, _) in zip(images, outcomes, strict=True) for mask in masks
+        {"image_id": image["id"], "category_id": 1, **mask}
+        for image, (masks, _) in zip(images, outcomes, strict=True)
+        for mask in masks
     ]
     return {
         "images": len(images),

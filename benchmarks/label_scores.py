@@ -43,8 +43,14 @@ def scores(truth: Path, predictions: list[Path]) -> list[dict[str, Any]]:
         values = {**found["all_images"], **(found["hierarchy"] or {})}
         percent = {name: None if values.get(name) is None else round(100 * values[name], 2) for name in COLUMNS}
         forest = {name: found["forest"][name] for name in ("mean_depth", "branching")} if found["forest"] else {}
-        counts = {"images": content["images"], "annotations": content["annotations"], "masks_per_image": round(found["masks_per_image"], 1)}
-        rows.append({"predictions": "labels" if Path(found["path"]).is_dir() else "ground truth", **counts, **percent, **forest})
+        counts = {
+            "images": content["images"],
+            "annotations": content["annotations"],
+            "masks_per_image": round(found["masks_per_image"], 1),
+        }
+        rows.append(
+            {"predictions": "labels" if Path(found["path"]).is_dir() else "ground truth", **counts, **percent, **forest}
+        )
     return rows
 
 

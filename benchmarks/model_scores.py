@@ -77,7 +77,13 @@ def parsed() -> argparse.Namespace:
     """The options of a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--models", nargs="*", default=[], metavar="NAME=PATH", help="runs or model files, with options of sohes segment")
+    parser.add_argument(
+        "--models",
+        nargs="*",
+        default=[],
+        metavar="NAME=PATH",
+        help="runs or model files, with options of sohes segment",
+    )
     parser.add_argument("--work", type=Path, required=True, help="folder for what is found")
     parser.add_argument("--half", default="all", choices=("tune", "report", "all"), help="which photographs of a set")
     parser.add_argument("--limit", type=int, default=0, help="photographs of a set, 0 for all")
@@ -100,7 +106,9 @@ def main() -> None:
         rows.append(done or scored(row, command, folder, arguments))
         report = {"conditions": conditions(), "settings": settings, "rows": rows}
         write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
-    print_means(f"mean over {len(folders)} sets (of hierarchies, over those that have parts), percent", rows, "method", COLUMNS)
+    print_means(
+        f"mean over {len(folders)} sets (of hierarchies, over those that have parts), percent", rows, "method", COLUMNS
+    )
 
 
 if __name__ == "__main__":

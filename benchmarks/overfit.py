@@ -24,7 +24,14 @@ from sohes_benchmarks.conditions import conditions
 
 from sohes_cli.training.metrics import read_metrics
 
-STILL = ("data.scale=[1.0,1.0]", "data.flip=0", "data.min_area_px=1", "data.validation=0", "optimizer.schedule=cosine", "run.log_every=10")
+STILL = (
+    "data.scale=[1.0,1.0]",
+    "data.flip=0",
+    "data.min_area_px=1",
+    "data.validation=0",
+    "optimizer.schedule=cosine",
+    "run.log_every=10",
+)
 CURVE = ("step", "loss", "ancestor_accuracy", "ancestor_recall", "ancestor_balanced_accuracy")
 
 
@@ -34,7 +41,9 @@ def choose(folder: Path, count: int, min_area: int, out: Path) -> Path:
     areas: dict[int, list[float]] = defaultdict(list)
     for annotation in content["annotations"]:
         areas[annotation["image_id"]].append(annotation["area"])
-    fitting = [image for image in content["images"] if len(areas[image["id"]]) >= 3 and min(areas[image["id"]]) >= min_area][:count]
+    fitting = [
+        image for image in content["images"] if len(areas[image["id"]]) >= 3 and min(areas[image["id"]]) >= min_area
+    ][:count]
     chosen = {image["id"] for image in fitting}
     kept = [annotation for annotation in content["annotations"] if annotation["image_id"] in chosen]
     (out / "images").mkdir()
@@ -80,8 +89,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         truth = choose(arguments.data / arguments.set, arguments.images, arguments.min_area, Path(folder))
         found = learn(truth, Path(folder), arguments)
-    chosen = {name: getattr(arguments, name) for name in ("set", "images", "min_area", "steps", "image_size", "learning_rate")}
-    arguments.out.write_text(json.dumps({"conditions": conditions(), "settings": {**chosen, "still": STILL}, **found}, indent=1) + "\n")
+    chosen = {
+        name: getattr(arguments, name) for name in ("set", "images", "min_area", "steps", "image_size", "learning_rate")
+    }
+    arguments.out.write_text(
+        json.dumps({"conditions": conditions(), "settings": {**chosen, "still": STILL}, **found}, indent=1) + "\n"
+    )
     print(json.dumps(found["scores"]))
 
 

@@ -51,13 +51,17 @@ def draw(points: list[dict[str, Any]], metrics: list[dict[str, Any]], path: Path
 
     figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
     for name in SCORES[1:]:
-        axes[0].plot([p["step"] for p in points], [p[name] for p in points], marker="o", label=name.replace("_", " ").upper())
+        axes[0].plot(
+            [p["step"] for p in points], [p[name] for p in points], marker="o", label=name.replace("_", " ").upper()
+        )
     axes[0].set_title("mask recall by the features alone, percent")
     for axis, names in ((axes[1], ("loss_match", "loss_image", "loss_masked")), (axes[2], ("feature_rank",))):
         for name in names:
             lines = [line for line in metrics if line.get(name) is not None]
             if lines:
-                axis.plot([line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_", " "))
+                axis.plot(
+                    [line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_", " ")
+                )
     axes[1].set_title("loss")
     axes[2].set_title("effective rank of the features")
     for axis in axes:
@@ -78,7 +82,10 @@ def main() -> None:
     _, description = load_vit(arguments.run / BACKBONE_NAME)
     metrics = read_metrics(arguments.run)
     checkpoints = sorted((arguments.run / "checkpoints").glob("step-*.safetensors"))
-    chosen = [*checkpoints[:: arguments.every], *([checkpoints[-1]] if (len(checkpoints) - 1) % arguments.every else [])]
+    chosen = [
+        *checkpoints[:: arguments.every],
+        *([checkpoints[-1]] if (len(checkpoints) - 1) % arguments.every else []),
+    ]
     points = []
     with tempfile.TemporaryDirectory() as scratch, ProcessPoolExecutor(2, initializer=one_thread) as pool:
         for checkpoint in chosen:

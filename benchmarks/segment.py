@@ -19,7 +19,10 @@ def main() -> None:
     """Measure the photographs and write the table."""
     parser = options(__doc__)
     parser.add_argument(
-        "--sides", type=int, nargs="+", help="of the photograph in pixels, multiples of 32; 480 and on a GPU 1024 by default"
+        "--sides",
+        type=int,
+        nargs="+",
+        help="of the photograph in pixels, multiples of 32; 480 and on a GPU 1024 by default",
     )
     arguments = parser.parse_args()
     device = arguments.device

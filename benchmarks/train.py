@@ -20,13 +20,18 @@ from sohes_cli.training.config import TRAIN_PRESETS
 def main() -> None:
     """Measure the steps and write the table."""
     parser = options(__doc__)
-    parser.add_argument("--side", type=int, help="of the images in pixels, a multiple of 32; 256 on a CPU and 1024 on a GPU by default")
+    parser.add_argument(
+        "--side", type=int, help="of the images in pixels, a multiple of 32; 256 on a CPU and 1024 on a GPU by default"
+    )
     parser.add_argument("--labels", type=int, help="of an image; 40 on a CPU and 100 on a GPU by default")
     parser.add_argument("--images", type=int, default=2, help="of a step")
     arguments = parser.parse_args()
     device = arguments.device
     side, labels = arguments.side or SIDES[device], arguments.labels or LABELS[device]
-    chosen = [step_case(preset, device, side=side, labels=labels, images=arguments.images) for preset in arguments.presets or TRAIN_PRESETS]
+    chosen = [
+        step_case(preset, device, side=side, labels=labels, images=arguments.images)
+        for preset in arguments.presets or TRAIN_PRESETS
+    ]
     run_stage(BENCHMARK, arguments, () if arguments.quick else chosen)
 
 

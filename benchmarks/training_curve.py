@@ -41,7 +41,10 @@ def draw(lines: list[dict[str, Any]], ends: list[int], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    known = {title: [name for name in names if any(line.get(name) is not None for line in lines)] for title, names in PANELS.items()}
+    known = {
+        title: [name for name in names if any(line.get(name) is not None for line in lines)]
+        for title, names in PANELS.items()
+    }
     known = {title: names for title, names in known.items() if names}
     figure, axes = pyplot.subplots(1, len(known), figsize=(4.3 * len(known), 3.6), layout="constrained", squeeze=False)
     for axis, (title, names) in zip(axes[0], known.items(), strict=True):
@@ -60,7 +63,9 @@ def draw(lines: list[dict[str, Any]], ends: list[int], path: Path) -> None:
 def main() -> None:
     """Write the report and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs of sohes train, in the order in which they went on")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", help="folders of runs of sohes train, in the order in which they went on"
+    )
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     lines, ends = joined(arguments.runs)

@@ -47,7 +47,9 @@ print(sorted(times[1:])[len(times[1:]) // 2])
 
 def sample(folder: Path) -> Path:
     """A photograph of 640 x 480 pixels."""
-    subprocess.run([sys.executable, "-m", "sohes_cli", "samples", str(folder / "photos")], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "sohes_cli", "samples", str(folder / "photos")], check=True, capture_output=True
+    )
     pixels = cv2.imread(str(folder / "photos/coffee.jpg"))
     path = folder / "photo.jpg"
     cv2.imwrite(str(path), cv2.resize(pixels, (_WIDTH, _HEIGHT), interpolation=cv2.INTER_AREA))
@@ -64,10 +66,17 @@ def seconds(command: list[str], folder: Path) -> float:
 def measured(checkpoint: Path, photo: Path, runs: int) -> list[dict[str, Any]]:
     """A row for loading alone, and one for each way to labels."""
     segment = [sys.executable, "-m", "sohes_cli", "segment", str(photo), "--tree", "--method"]
-    flags = {name: {"checkpoint": str(checkpoint.resolve()), **own} if kind == "model" else {} for name, (kind, own) in _WAYS.items()}
+    flags = {
+        name: {"checkpoint": str(checkpoint.resolve()), **own} if kind == "model" else {}
+        for name, (kind, own) in _WAYS.items()
+    }
     commands = {LOADING: [sys.executable, "-c", LOADING]}
     for name, (kind, _) in _WAYS.items():
-        commands[name] = [*segment, kind, *(word for flag, value in flags[name].items() for word in (f"--{flag}", str(value)))]
+        commands[name] = [
+            *segment,
+            kind,
+            *(word for flag, value in flags[name].items() for word in (f"--{flag}", str(value))),
+        ]
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(1 + runs):
         for name, command in commands.items():

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "SegmentConfig", "Segmenter", "__version__"]
 
-_PLACES = {"Prediction": "inference.prediction", "SegmentConfig": "inference.config", "Segmenter": "inference.segmenter"}
+_PLACES = {
+    "Prediction": "inference.prediction",
+    "SegmentConfig": "inference.config",
+    "Segmenter": "inference.segmenter",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -55,8 +55,12 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)] = False,
-    show_traceback: Annotated[bool, typer.Option(_TRACEBACK, help="Show where an error arose, for a bug report.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
+    show_traceback: Annotated[
+        bool, typer.Option(_TRACEBACK, help="Show where an error arose, for a bug report.")
+    ] = False,
 ) -> None:
     del version, show_traceback  # the first is done by its callback, the second is for `main`, which catches the error
 
@@ -78,7 +82,12 @@ def main() -> None:
         _fail(error, error.message, error.hint, error.exit_code)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        _fail(error, f"sohes came upon something unforeseen ({reason}).", f"Please report it with what `sohes {_TRACEBACK} ...` prints.", 1)
+        _fail(
+            error,
+            f"sohes came upon something unforeseen ({reason}).",
+            f"Please report it with what `sohes {_TRACEBACK} ...` prints.",
+            1,
+        )
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

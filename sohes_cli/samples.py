@@ -43,7 +43,9 @@ SAMPLES = (
     Sample("astronaut.jpg", "astronaut.png", "Eileen Collins, by NASA; public domain; https://flic.kr/p/r9qvLn"),
     Sample("chelsea.jpg", "chelsea.png", "Chelsea the cat, by Stefan van der Walt; CC0; distributed with scikit-image"),
     Sample(
-        "coffee.jpg", "coffee.png", "Coffee cup, by Rachel Michetti, courtesy of Pikolo Espresso Bar; CC0; distributed with scikit-image"
+        "coffee.jpg",
+        "coffee.png",
+        "Coffee cup, by Rachel Michetti, courtesy of Pikolo Espresso Bar; CC0; distributed with scikit-image",
     ),
     Sample(
         "hubble_deep_field.jpg",
@@ -85,7 +87,9 @@ def write_samples(folder: Path) -> list[Path]:
     except (FileExistsError, NotADirectoryError) as error:
         raise UsageError(f"{folder} cannot be a folder: {error.filename} is a file.", "Name another folder.") from error
     except OSError as error:
-        raise SohesError(f"The samples cannot be written to {folder}: {error.strerror}.", "Name a folder that you may write to.") from error
+        raise SohesError(
+            f"The samples cannot be written to {folder}: {error.strerror}.", "Name a folder that you may write to."
+        ) from error
     return missing
 
 
@@ -96,7 +100,9 @@ def _jpeg(sample: Sample) -> bytes:
         content = source.read_bytes()
     except OSError as error:
         message = f"The installed scikit-image does not carry the photograph {sample.source} ({source})."
-        raise SohesError(message, "Install scikit-image from PyPI: pip install --force-reinstall scikit-image") from error
+        raise SohesError(
+            message, "Install scikit-image from PyPI: pip install --force-reinstall scikit-image"
+        ) from error
     if sample.source.endswith(".jpg"):
         return content
     buffer = io.BytesIO()
@@ -115,7 +121,9 @@ def _is_there(path: Path, content: bytes) -> bool:
         return False
     if path.is_file() and path.read_bytes() == content:
         return True
-    raise SohesError(f"{path} exists and is not the sample of that name.", "Name another folder, or move that file away.")
+    raise SohesError(
+        f"{path} exists and is not the sample of that name.", "Name another folder, or move that file away."
+    )
 
 
 def _write_atomically(path: Path, content: bytes) -> None:

@@ -26,7 +26,9 @@ T = TypeVar("T")
 def require(condition: bool, name: str, value: object, allowed: str) -> None:
     """Raise ConfigError, which names the setting, its value and what is allowed, unless the condition holds."""
     if not condition:
-        raise ConfigError(f"{name} must be {allowed}, not {value!r}.", f"Change --set {name}=..., the flag or the TOML file.")
+        raise ConfigError(
+            f"{name} must be {allowed}, not {value!r}.", f"Change --set {name}=..., the flag or the TOML file."
+        )
 
 
 def resolve(
@@ -90,7 +92,9 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"--config {file} cannot be read: {error.strerror}.", "Name an existing TOML file.") from error
+        raise ConfigError(
+            f"--config {file} cannot be read: {error.strerror}.", "Name an existing TOML file."
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config {file} is not valid TOML: {error}.") from error
 
@@ -99,7 +103,9 @@ def _parse_assignment(assignment: str) -> dict[str, Any]:
     name, equals, text = assignment.partition("=")
     name, text = name.strip(), text.strip()
     if not (name and equals):
-        raise ConfigError(f"--set {assignment!r} must look like group.name=value.", "For example --set merging.thresholds=[0.9,0.8]")
+        raise ConfigError(
+            f"--set {assignment!r} must look like group.name=value.", "For example --set merging.thresholds=[0.9,0.8]"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -132,7 +138,9 @@ def _build(cls: type[T], tree: Mapping[str, Any], prefix: str) -> T:
             raise ConfigError(f"{prefix}{key} is not a setting.{nearest(key, hints)}", f"Known: {shown}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                raise ConfigError(f"{prefix}{key} is a group of settings, not a value.", f"Set {prefix}{key}.NAME instead.")
+                raise ConfigError(
+                    f"{prefix}{key} is a group of settings, not a value.", f"Set {prefix}{key}.NAME instead."
+                )
             arguments[key] = _build(typing.cast("type[Any]", hints[key]), value, f"{prefix}{key}.")
         else:
             arguments[key] = _converted(value, hints[key], prefix + key)

@@ -125,7 +125,9 @@ class LabelRecord:
             raise StoreError(f"The record of {self.file_name} holds an annotation id twice.")
         for a in self.annotations:
             if a.parent is not None and a.parent not in ids:
-                raise StoreError(f"The record of {self.file_name}: annotation {a.id} names a parent {a.parent} that it does not hold.")
+                raise StoreError(
+                    f"The record of {self.file_name}: annotation {a.id} names a parent {a.parent} that it does not hold."
+                )
             if a.segmentation["size"] != [self.height, self.width]:
                 raise StoreError(
                     f"The record of {self.file_name}: annotation {a.id} has a mask of {a.segmentation['size']}, "

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # several processes test at once, and threads of one would be in the way of the others
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # several processes test at once, and threads of one would be in the way of the others
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def labels_of() -> Callable[[Path], Labels]:
     """Every file below a folder by its relative name, hidden ones included."""
-    return lambda folder: {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return lambda folder: {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 @pytest.fixture(scope="session")

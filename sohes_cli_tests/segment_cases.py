@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     import pytest
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE_SIZE", "TINY", "disc_logits", "nested_boxes", "output_of", "save_tiny", "ship_model", "ship_no_model", "tiny_model"]
+__all__ = [
+    "IMAGE_SIZE",
+    "TINY",
+    "disc_logits",
+    "nested_boxes",
+    "output_of",
+    "save_tiny",
+    "ship_model",
+    "ship_no_model",
+    "tiny_model",
+]
 
 IMAGE_SIZE = 96
 TINY = replace(
@@ -77,7 +87,9 @@ def output_of(logits: NDArray[np.float32], entity: list[float]) -> Output:
     return Output(torch.stack([-classes, classes]), torch.stack([-eye, eye]), torch.stack([-eye, eye]), masks[None])
 
 
-def disc_logits(discs: list[tuple[float, float, float]], height: int, width: int, steepness: float = 2.0) -> NDArray[np.float32]:
+def disc_logits(
+    discs: list[tuple[float, float, float]], height: int, width: int, steepness: float = 2.0
+) -> NDArray[np.float32]:
     """Mask logits of discs (y, x, radius), positive inside, float32 [Q, height, width]."""
     y, x = np.mgrid[:height, :width]
     return np.stack([steepness * (r - np.hypot(y - cy, x - cx)) for cy, cx, r in discs]).astype(np.float32)

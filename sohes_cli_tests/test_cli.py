@@ -17,13 +17,40 @@ from sohes_cli.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-COMMANDS = ["samples", "pretrain", "explore", "train", "pipeline", "segment", "view", "evaluate", "convert", "export", "bench"]
-HEAVY = ["torch", "timm", "numpy", "scipy", "numba", "cv2", "skimage", "PIL", "pycocotools", "rich", "tqdm", "multiprocessing"]
+COMMANDS = [
+    "samples",
+    "pretrain",
+    "explore",
+    "train",
+    "pipeline",
+    "segment",
+    "view",
+    "evaluate",
+    "convert",
+    "export",
+    "bench",
+]
+HEAVY = [
+    "torch",
+    "timm",
+    "numpy",
+    "scipy",
+    "numba",
+    "cv2",
+    "skimage",
+    "PIL",
+    "pycocotools",
+    "rich",
+    "tqdm",
+    "multiprocessing",
+]
 
 
 def test_the_command_line_loads_nothing_heavy() -> None:
     code = f"import sys, sohes_cli.cli; print([name for name in {HEAVY} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explore", "--help"], ["--version"]])
@@ -83,13 +110,17 @@ def fail_with(error: BaseException) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("kind", [SohesError, UsageError])
-def test_an_error_of_ours_is_two_lines_and_its_exit_code(sohes: Callable, monkeypatch: pytest.MonkeyPatch, kind: type[SohesError]) -> None:
+def test_an_error_of_ours_is_two_lines_and_its_exit_code(
+    sohes: Callable, monkeypatch: pytest.MonkeyPatch, kind: type[SohesError]
+) -> None:
     monkeypatch.setattr(cli, "app", fail_with(kind("x.jpg is wrong.", "Mend it.")))
     result = sohes()
     assert (result.code, result.out, result.err) == (kind.exit_code, "", "Error: x.jpg is wrong.\n  Mend it.\n")
 
 
-def test_an_unforeseen_error_is_a_message_and_a_traceback_only_when_asked_for(sohes: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_is_a_message_and_a_traceback_only_when_asked_for(
+    sohes: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cli, "app", fail_with(KeyError("secret")))
     result = sohes("view", "x")
     assert result.code == 1
@@ -99,7 +130,9 @@ def test_an_unforeseen_error_is_a_message_and_a_traceback_only_when_asked_for(so
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_is_one_word_and_exit_code_130(sohes: Callable, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+def test_an_interruption_is_one_word_and_exit_code_130(
+    sohes: Callable, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     def run() -> None:
         try:
             os.kill(os.getpid(), number)
@@ -111,7 +144,9 @@ def test_an_interruption_is_one_word_and_exit_code_130(sohes: Callable, monkeypa
     assert (result.code, result.out, result.err) == (130, "", "Interrupted.\n")
 
 
-def test_an_interruption_inside_a_typer_command_has_the_same_exit_code(sohes: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_inside_a_typer_command_has_the_same_exit_code(
+    sohes: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sohes_cli.samples.write_samples", lambda _: os.kill(os.getpid(), signal.SIGINT))
     result = sohes("samples", "x")
     assert (result.code, result.err) == (130, "Interrupted.\n")

@@ -89,7 +89,9 @@ def test_pycocotools_loads_the_export(toured: tuple[Path, dict[str, str]]) -> No
 def test_a_model_is_trained_on_the_labels_and_segments_a_photograph(toured: tuple[Path, dict[str, str]]) -> None:
     folder, _ = toured
     train, segment = (line.strip() for line in block("train").splitlines())
-    assert "The model is runs/instruct/model.safetensors." in run(f"{train} --steps 2 --set optimizer.batch_size=2", folder)
+    assert "The model is runs/instruct/model.safetensors." in run(
+        f"{train} --steps 2 --set optimizer.batch_size=2", folder
+    )
     printed = run(segment, folder)
     assert printed.startswith("coffee.jpg")
     example = re.search(r"```python\n(from sohes_cli import Segmenter\n.*?)```", README, re.DOTALL)

@@ -84,4 +84,6 @@ def test_the_table_names_no_import_that_no_file_makes():
 
 def test_the_table_runs_downward():
     order = list(ALLOWED)
-    assert not [(r, other) for r, others in ALLOWED.items() for other in others.split() if order.index(other) >= order.index(r)]
+    assert not [
+        (r, other) for r, others in ALLOWED.items() for other in others.split() if order.index(other) >= order.index(r)
+    ]

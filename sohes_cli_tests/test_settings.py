@@ -8,7 +8,14 @@ import json
 import pytest
 
 from sohes_cli.errors import ConfigError
-from sohes_cli.explore.config import PRESETS, ExploreConfig, FeaturesConfig, MergingConfig, PoolingConfig, explore_config
+from sohes_cli.explore.config import (
+    PRESETS,
+    ExploreConfig,
+    FeaturesConfig,
+    MergingConfig,
+    PoolingConfig,
+    explore_config,
+)
 from sohes_cli.settings import to_plain
 
 
@@ -18,7 +25,10 @@ def set_one(assignment):
 
 def as_toml(plain):
     """Nested settings as TOML, by way of JSON: their scalars and lists are written alike."""
-    return "\n".join(f"[{group}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items()) for group, values in plain.items())
+    return "\n".join(
+        f"[{group}]\n" + "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items())
+        for group, values in plain.items()
+    )
 
 
 def test_the_default_preset_is_the_plain_dataclass():
@@ -95,9 +105,15 @@ def test_a_file_gives_any_of_the_settings(tmp_path):
 
 def test_later_sources_win_preset_file_set_flag(tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text("[features]\nimage_size = 100\nprecision = 'fp32'\n[pooling]\nmax_masks = 7\nmin_area_px = 9\n", encoding="utf-8")
+    file.write_text(
+        "[features]\nimage_size = 100\nprecision = 'fp32'\n[pooling]\nmax_masks = 7\nmin_area_px = 9\n",
+        encoding="utf-8",
+    )
     config = explore_config(
-        "paper", file, ["features.image_size=200", "pooling.max_masks=8", "pooling.max_masks=11"], {"features.image_size": 300}
+        "paper",
+        file,
+        ["features.image_size=200", "pooling.max_masks=8", "pooling.max_masks=11"],
+        {"features.image_size": 300},
     )
     assert config.features == FeaturesConfig("vit_base_patch8_224.dino", "", 300, "fp32")
     assert config.pooling == PoolingConfig(max_masks=11, min_area_px=9)

@@ -82,7 +82,9 @@ def test_parents_out_of_range_are_refused(parents):
 
 
 def test_a_record_survives_json():
-    record = make_record(make_annotation(7), make_annotation(2, parent=7, level=1, score=0.125, area=3, bbox_xywh=(1, 0, 2, 2)))
+    record = make_record(
+        make_annotation(7), make_annotation(2, parent=7, level=1, score=0.125, area=3, bbox_xywh=(1, 0, 2, 2))
+    )
     text = json.dumps(record.to_json())
     assert LabelRecord.from_json(json.loads(text)) == record
     empty = make_record()
@@ -172,7 +174,12 @@ def test_what_is_no_record_is_named_by_its_source(data):
 
 
 @pytest.mark.parametrize(
-    "data", [broken(["annotations", 1, "id"], 1), broken(["annotations", 0, "parent"], 2), broken(["annotations", 1, "parent"], 3)]
+    "data",
+    [
+        broken(["annotations", 1, "id"], 1),
+        broken(["annotations", 0, "parent"], 2),
+        broken(["annotations", 1, "parent"], 3),
+    ],
 )
 def test_a_stored_record_that_contradicts_itself_is_refused(data):
     with pytest.raises(StoreError):

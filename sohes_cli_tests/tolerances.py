@@ -30,4 +30,6 @@ def assert_near(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], dt
     distances = {name: relative_rms(value, expected[name]) for name, value in actual.items()}
     far = {name: distance for name, distance in distances.items() if not distance <= bound}
     if far:
-        raise AssertionError(f"relative RMS over {bound:g} for {dtype}: " + ", ".join(f"{name} {d:.3g}" for name, d in far.items()))
+        raise AssertionError(
+            f"relative RMS over {bound:g} for {dtype}: " + ", ".join(f"{name} {d:.3g}" for name, d in far.items())
+        )

@@ -50,7 +50,14 @@ TINY = (
 FLAGS = tuple(part for assignment in TINY for part in ("--set", assignment))
 """The same for the command line."""
 
-SIDES = {"a.png": (72, 96), "b.png": (96, 64), "sub/c.png": (80, 80), "d.png": (64, 128), "e.png": (90, 70), "f.png": (64, 64)}
+SIDES = {
+    "a.png": (72, 96),
+    "b.png": (96, 64),
+    "sub/c.png": (80, 80),
+    "d.png": (64, 128),
+    "e.png": (90, 70),
+    "f.png": (64, 64),
+}
 _TIMES = ("seconds", "images_per_second", "memory_gib")
 
 
@@ -71,7 +78,9 @@ def write_scene(folder: Path) -> Path:
             pixels[top:bottom, left:right] = rng.integers(0, 255, 3)
         (images / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(images / name)
-        store.write(LabelRecord(name, height, width, tuple(_annotation(i, box, height, width) for i, box in enumerate(boxes))))
+        store.write(
+            LabelRecord(name, height, width, tuple(_annotation(i, box, height, width) for i, box in enumerate(boxes)))
+        )
     return labels
 
 

@@ -62,7 +62,9 @@ def bundle(source: Path, settings: Mapping[str, Any] | None = None) -> dict[str,
     file = find_backbone(str(source.absolute())) if is_backbone else find_model(source)
     target = (bundled.BACKBONE if is_backbone else bundled.MODEL).path
     tensors, description = read_tensors(file, BACKBONE_FORMAT if is_backbone else MODEL_FORMAT)
-    description = _without_paths({"source_sha256": file_sha256(file), **description})  # bundled again, the first source's hash stays
+    description = _without_paths(
+        {"source_sha256": file_sha256(file), **description}
+    )  # bundled again, the first source's hash stays
     if settings:
         description = {**description, OWN_SETTINGS: dict(settings)}
     with tempfile.TemporaryDirectory() as folder:
@@ -92,7 +94,9 @@ def _is_backbone(source: Path) -> bool:
 
 def _halved(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     halved = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    beyond = [name for name, tensor in halved.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]
+    beyond = [
+        name for name, tensor in halved.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
     if beyond:
         raise WeightsError(
             f"{file} has numbers that half precision cannot hold, in {', '.join(beyond[:_SHOWN_NAMES])}.",
@@ -112,7 +116,10 @@ def _require_room(size: int, target: Path) -> None:
 
 
 def main(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run of sohes train or sohes pretrain, or its file.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Run of sohes train or sohes pretrain, or its file.", show_default=False),
+    ],
     size: Annotated[int | None, typer.Option(help="Its own --size in sohes segment.", show_default=False)] = None,
     views: Annotated[int | None, typer.Option(help="Its own --views.", show_default=False)] = None,
     refine: Annotated[str | None, typer.Option(help="Its own --refine.", show_default=False)] = None,

@@ -85,7 +85,9 @@ def _commit() -> str:
     if not top or Path(top) != _ROOT or not (_ROOT / "kernels" / "sohes_kernels").is_dir():
         return ""
     commit = _output("git", "-C", os.fspath(_ROOT), "rev-parse", "--short", "HEAD")
-    changed = _output("git", "--no-optional-locks", "-C", os.fspath(_ROOT), "status", "--porcelain", "--untracked-files=no")
+    changed = _output(
+        "git", "--no-optional-locks", "-C", os.fspath(_ROOT), "status", "--porcelain", "--untracked-files=no"
+    )
     return commit + "+" * bool(commit and changed)
 
 

@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
     Operation = Callable[..., Tensor]
 
-__all__ = ["BACKWARD", "FORWARD", "compile_obstacle", "compiled", "differentiable_workload", "host_obstacle", "kernel_obstacle", "warmed"]
+__all__ = [
+    "BACKWARD",
+    "FORWARD",
+    "compile_obstacle",
+    "compiled",
+    "differentiable_workload",
+    "host_obstacle",
+    "kernel_obstacle",
+    "warmed",
+]
 
 Result = TypeVar("Result")
 FORWARD, BACKWARD = "forward", "forward+backward"
@@ -60,7 +69,9 @@ def differentiable_workload(
     on = plan.device
     providers = (
         Provider("reference", lambda: _pass(reference, inputs, case.mode), device=on),
-        Provider("torch.compile", lambda: warmed(_pass(compiled(reference), inputs, case.mode)), compile_obstacle(plan), on),
+        Provider(
+            "torch.compile", lambda: warmed(_pass(compiled(reference), inputs, case.mode)), compile_obstacle(plan), on
+        ),
         *(
             Provider(name, lambda operation=operation: _pass(operation, inputs, case.mode), obstacle, on)  # type: ignore[misc]
             for name, (obstacle, operation) in backends.items()
@@ -95,7 +106,10 @@ def _pass(operation: Operation, inputs: Mapping[str, Tensor], mode: str) -> Call
         if not upstream:
             upstream.append(_upstream(output))
         gradients = torch.autograd.grad(output, list(leaves.values()), upstream[0])
-        return {"output": output.detach(), **{f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)}}
+        return {
+            "output": output.detach(),
+            **{f"gradient of {name}": g for name, g in zip(leaves, gradients, strict=True)},
+        }
 
     return forward_and_backward
 
@@ -140,7 +154,9 @@ def compile_obstacle(plan: Plan) -> str:
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     if plan.device == "cpu" and shutil.which(compiler) is None:
         return f"on a CPU it needs a C++ compiler, and there is no {compiler}"
-    if plan.device == "cuda" and not any(shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang") if name):
+    if plan.device == "cuda" and not any(
+        shutil.which(name) for name in (os.environ.get("CC", ""), "gcc", "clang") if name
+    ):
         return "on a GPU it needs a C compiler, and there is none"
     return ""
 
@@ -153,7 +169,11 @@ def kernel_obstacle(plan: Plan, *tensors: Tensor) -> str:
         return obstacle
     from triton import knobs
 
-    return "TRITON_INTERPRET=1 is set, and the time of an interpreted kernel says nothing" if knobs.runtime.interpret else ""
+    return (
+        "TRITON_INTERPRET=1 is set, and the time of an interpreted kernel says nothing"
+        if knobs.runtime.interpret
+        else ""
+    )
 
 
 def host_obstacle(plan: Plan) -> str:

@@ -26,7 +26,9 @@ def ellipse_masks(rng: np.random.Generator, count: int, height: int, width: int)
     return masks
 
 
-def nested_ellipses(rng: np.random.Generator, count: int, height: int, width: int) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def nested_ellipses(
+    rng: np.random.Generator, count: int, height: int, width: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """A forest of ellipses: each lies in an earlier one and is about a third of it or less, or is a root.
 
     Returns:
@@ -78,7 +80,9 @@ def run_masks(masks: NDArray[np.bool_]) -> RunMasks:
         ends.append(np.flatnonzero(steps == -1))
         counts.append(len(starts[-1]))
     offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-    return RunMasks(np.concatenate(starts).astype(np.int64), np.concatenate(ends).astype(np.int64), offsets, height, width)
+    return RunMasks(
+        np.concatenate(starts).astype(np.int64), np.concatenate(ends).astype(np.int64), offsets, height, width
+    )
 
 
 def coco_rles(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
@@ -89,7 +93,9 @@ def coco_rles(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     return rles
 
 
-def intersections_of_ious(ious: NDArray[np.float64], a_areas: NDArray[np.int64], b_areas: NDArray[np.int64]) -> NDArray[np.int64]:
+def intersections_of_ious(
+    ious: NDArray[np.float64], a_areas: NDArray[np.int64], b_areas: NDArray[np.int64]
+) -> NDArray[np.int64]:
     """The shared pixels that IoUs [N, M] of masks with these areas ([N] and [M]) were computed from, int64 [N, M]."""
     shared: NDArray[np.float64] = ious * (a_areas[:, None] + b_areas) / (1 + ious)
     return np.rint(shared).astype(np.int64)

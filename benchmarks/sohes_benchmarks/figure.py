@@ -70,7 +70,9 @@ def draw_figure(path: Path, results: Results) -> None:
     try:
         figure.savefig(path)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to.") from error
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to."
+        ) from error
 
 
 def _groups(rows: Sequence[Row]) -> list[_Group]:
@@ -78,9 +80,14 @@ def _groups(rows: Sequence[Row]) -> list[_Group]:
     groups: dict[str, list[Row]] = {}
     modes, dtypes = {row.mode for row in rows}, {row.dtype for row in rows}
     for row in rows:
-        label = ", ".join([row.case, *([row.mode] if len(modes) > 1 else []), *([row.dtype] if len(dtypes) > 1 else [])])
+        label = ", ".join(
+            [row.case, *([row.mode] if len(modes) > 1 else []), *([row.dtype] if len(dtypes) > 1 else [])]
+        )
         groups.setdefault(label, []).append(row)
-    drawn = {label: [r for r in rows[1:] if r.status in ("wrong", "failed") or r.ratio_to_reference] for label, rows in groups.items()}
+    drawn = {
+        label: [r for r in rows[1:] if r.status in ("wrong", "failed") or r.ratio_to_reference]
+        for label, rows in groups.items()
+    }
     return [(label, kept) for label, kept in drawn.items() if kept]
 
 
@@ -89,7 +96,15 @@ def _draw_group(ax: Any, rows: Sequence[Row], top: float) -> float:
     for k, row in enumerate(rows):
         ratio, place = row.ratio_to_reference or 1.0, top + k * _BAR
         ax.barh(place, ratio - 1, _BAR * 0.88, left=1, color=_COLORS.get(row.provider, _OTHER_COLOR))
-        ax.annotate(shown_ratio(row), (max(ratio, 1.0), place), (3, 0), textcoords="offset points", va="center", fontsize=7, color=_INK)
+        ax.annotate(
+            shown_ratio(row),
+            (max(ratio, 1.0), place),
+            (3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            color=_INK,
+        )
     return top + len(rows) * _BAR
 
 

@@ -69,7 +69,10 @@ def measure_limits(device: Device, threads: int, seconds: float) -> Limits:
 
     rates = {"float32": _matrix_rate(device, "float32", median_s)}
     if device == "cuda":
-        rates |= {"tf32": _tf32_rate(median_s), **{dtype: _matrix_rate(device, dtype, median_s) for dtype in ("bfloat16", "float16")}}
+        rates |= {
+            "tf32": _tf32_rate(median_s),
+            **{dtype: _matrix_rate(device, dtype, median_s) for dtype in ("bfloat16", "float16")},
+        }
     return Limits(device, threads, _copy_bandwidth(device, median_s), rates)
 
 

@@ -67,7 +67,12 @@ def _table(name: str, rows: Sequence[Row], on_gpu: bool) -> Any:
         numbers = [_milliseconds(row)] if on_gpu else []
         ends = following is not None and _case_of(following) != _case_of(row)
         table.add_row(
-            *labels, Text(row.provider), *numbers, shown_ratio(row), (_megabytes if is_stage else _percent_of_limit)(row), end_section=ends
+            *labels,
+            Text(row.provider),
+            *numbers,
+            shown_ratio(row),
+            (_megabytes if is_stage else _percent_of_limit)(row),
+            end_section=ends,
         )
         previous = row
     return table
@@ -114,7 +119,9 @@ def notes(rows: Sequence[Row]) -> list[str]:
         if row.status == "not run":
             ops = reasons.setdefault((row.provider, row.message), [])
             ops.extend([] if row.op in ops else [row.op])
-    return lines + [f"{provider} was not run for {', '.join(ops)}, because {reason}." for (provider, reason), ops in reasons.items()]
+    return lines + [
+        f"{provider} was not run for {', '.join(ops)}, because {reason}." for (provider, reason), ops in reasons.items()
+    ]
 
 
 def limits_line(results: Results) -> str:
@@ -122,7 +129,11 @@ def limits_line(results: Results) -> str:
     limits = results.limits
     rates = ", ".join(f"{dtype} {_scaled(rate, 'FLOP/s')}" for dtype, rate in limits["matrix_flops_per_s"].items())
     device = results.conditions["device"]
-    where = f"{device}, {limits['threads']} thread{'s' * (limits['threads'] != 1)}" if limits["device"] == "cpu" else f"{device}"
+    where = (
+        f"{device}, {limits['threads']} thread{'s' * (limits['threads'] != 1)}"
+        if limits["device"] == "cpu"
+        else f"{device}"
+    )
     return f"Limits measured on {where}: copy {_scaled(limits['copy_bytes_per_s'], 'B/s')} read and written; matrix products {rates}."
 
 

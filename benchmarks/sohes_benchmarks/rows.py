@@ -111,7 +111,9 @@ class Row:
         if self.status == "ok" and self.median_ms is None:
             raise ValueError(f"the row of {self.provider} on {self.op} {self.case} is ok and has no time")
         if self.status != "ok" and any(getattr(self, name) is not None for name in _TIMES):
-            raise ValueError(f"the row of {self.provider} on {self.op} {self.case} is {self.status!r} and must have no time")
+            raise ValueError(
+                f"the row of {self.provider} on {self.op} {self.case} is {self.status!r} and must have no time"
+            )
 
     @property
     def item_ms(self) -> float | None:
@@ -171,4 +173,9 @@ class Results:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Results:
         """Read what `to_json` wrote."""
-        return cls(dict(data["conditions"]), dict(data["limits"]), [Row.from_json(row) for row in data["rows"]], bool(data["is_complete"]))
+        return cls(
+            dict(data["conditions"]),
+            dict(data["limits"]),
+            [Row.from_json(row) for row in data["rows"]],
+            bool(data["is_complete"]),
+        )

@@ -12,7 +12,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from sohes_benchmarks.conditions import conditions, device_name, package_version
-from sohes_benchmarks.kernels import ancestor_loss, deformable_attention, mask_intersection, region_merging, run_intersection
+from sohes_benchmarks.kernels import (
+    ancestor_loss,
+    deformable_attention,
+    mask_intersection,
+    region_merging,
+    run_intersection,
+)
 from sohes_benchmarks.limits import measure_limits
 from sohes_benchmarks.rows import Results, Row
 from sohes_benchmarks.stages import correct, evaluate, explore, segment, train
@@ -56,7 +62,10 @@ def empty_results(plan: Plan) -> Results:
 
 
 def run_suite(
-    plan: Plan, results: Results, benchmarks: Sequence[Benchmark] | None = None, announce: Callable[[Case, int, int], None] | None = None
+    plan: Plan,
+    results: Results,
+    benchmarks: Sequence[Benchmark] | None = None,
+    announce: Callable[[Case, int, int], None] | None = None,
 ) -> None:
     """Measure the device's limits and every case, adding to `results`, which hold what is done when the run is interrupted.
 
@@ -114,7 +123,9 @@ def measure_workload(workload: Workload, plan: Plan, limits: Limits) -> Iterator
     for row in rows(workload, truth, plan, limits):
         if row.provider == workload.providers[0].name:
             reference_ms = row.item_ms
-        yield dataclasses.replace(row, ratio_to_reference=reference_ms / row.item_ms if reference_ms and row.item_ms else None)
+        yield dataclasses.replace(
+            row, ratio_to_reference=reference_ms / row.item_ms if reference_ms and row.item_ms else None
+        )
 
 
 def _measured_one_by_one(workload: Workload, truth: list[Any], plan: Plan, limits: Limits) -> Iterator[Row]:
@@ -157,7 +168,9 @@ def _checked(provider: Provider, workload: Workload, truth: list[Any]) -> tuple[
         What there is to say if it is not timed, and the call to time, or None if that must not be done.
     """
     is_first = provider is workload.providers[0]
-    obstacle = provider.obstacle or ("" if truth or is_first else "there is no result of the reference to hold it against")
+    obstacle = provider.obstacle or (
+        "" if truth or is_first else "there is no result of the reference to hold it against"
+    )
     untimed = _row(workload.case, provider, status="not run", message=obstacle)
     if obstacle:
         return untimed, None
@@ -231,7 +244,12 @@ def _nothing() -> Callable[[], None]:
 
 
 def _late_row(case: Case, plan: Plan) -> Row:
-    return _row(case, Provider("every provider", _nothing, device=plan.device), status="not run", message="the time of the run was over")
+    return _row(
+        case,
+        Provider("every provider", _nothing, device=plan.device),
+        status="not run",
+        message="the time of the run was over",
+    )
 
 
 def _message(error: Exception) -> str:

@@ -68,7 +68,9 @@ def time_host_call(call: Callable[[], Any], seconds: float, threads: int) -> Tim
     return Timing(tuple(times[counted]), "processor" if threads == 1 else "wall", float(np.median(wall[counted])))
 
 
-def time_in_turns(calls: Sequence[Callable[[], Any]], seconds: float, least: int, threads: int, *, on_gpu: bool) -> list[Timing]:
+def time_in_turns(
+    calls: Sequence[Callable[[], Any]], seconds: float, least: int, threads: int, *, on_gpu: bool
+) -> list[Timing]:
     """Time calls one after the other in rounds, until `seconds` for each of them are spent.
 
     One round more warms up and does not count.
@@ -89,7 +91,11 @@ def time_in_turns(calls: Sequence[Callable[[], Any]], seconds: float, least: int
     times = np.array(rounds[1:])  # [rounds, calls, clocks]
     by_wall = on_gpu or threads > 1
     return [
-        Timing(tuple(times[:, i, int(by_wall)].tolist()), "wall" if by_wall else "processor", float(np.median(times[:, i, 1])))
+        Timing(
+            tuple(times[:, i, int(by_wall)].tolist()),
+            "wall" if by_wall else "processor",
+            float(np.median(times[:, i, 1])),
+        )
         for i in range(len(calls))
     ]
 

@@ -6,7 +6,13 @@ Importing this package imports neither torch nor numba nor triton: each backend 
 from sohes_kernels.ancestor_loss import ancestor_loss, forest_intervals
 from sohes_kernels.deformable_attention import deformable_attention
 from sohes_kernels.mask_intersection import mask_areas, mask_intersections, pack_masks, unpack_masks
-from sohes_kernels.region_merging import RegionMerging, grid_edges, merge_region_graph, merge_region_graphs, merge_regions
+from sohes_kernels.region_merging import (
+    RegionMerging,
+    grid_edges,
+    merge_region_graph,
+    merge_region_graphs,
+    merge_regions,
+)
 from sohes_kernels.run_intersection import RunMasks, run_intersections
 
 __all__ = [

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BenchDevice", "bench"]
 
-_QUICK_DEADLINE_S = 40.0  # after it no case is begun, so that a quick run ends within a minute where all loops are yet to be compiled
+_QUICK_DEADLINE_S = (
+    40.0  # after it no case is begun, so that a quick run ends within a minute where all loops are yet to be compiled
+)
 
 
 class BenchDevice(StrEnum):
@@ -34,15 +36,21 @@ def bench(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...", help="Operations and stages, such as region_merging or explore; all by default.", show_default=False
+            metavar="[NAME]...",
+            help="Operations and stages, such as region_merging or explore; all by default.",
+            show_default=False,
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small cases, within a minute.")] = False,
-    device: Annotated[BenchDevice, typer.Option(help="Device of the operations; auto: the GPU if there is one.")] = BenchDevice.auto,
+    device: Annotated[
+        BenchDevice, typer.Option(help="Device of the operations; auto: the GPU if there is one.")
+    ] = BenchDevice.auto,
     threads: Annotated[int, typer.Option(min=1, help="Threads of what runs on the processor.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
-    figure: Annotated[Path | None, typer.Option(help="Picture to write, .png, .svg or .pdf.", show_default=False)] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture to write, .png, .svg or .pdf.", show_default=False)
+    ] = None,
 ) -> None:
     """Measure operations and stages on this machine.
 
@@ -71,14 +79,19 @@ def _run(plan: Plan, as_json: bool, out: Path | None, figure: Path | None) -> No
     results = empty_results(plan)
     try:
         with tqdm(desc="measuring", unit="case", disable=not sys.stderr.isatty(), leave=False) as progress:
-            run_suite(plan, results, announce=lambda case, number, total: _advance(progress, f"{case.op}, {case.name}", number, total))
+            run_suite(
+                plan,
+                results,
+                announce=lambda case, number, total: _advance(progress, f"{case.op}, {case.name}", number, total),
+            )
     finally:
         _show(results, as_json, out, figure)
     if not results.is_sound:
         bad = [row for row in results.rows if row.status in ("wrong", "failed")]
         first = f"{bad[0].provider} on {bad[0].op}, {bad[0].case}: {bad[0].message}"
         raise SohesError(
-            f"{len(bad)} of {len(results.rows)} measurements are wrong or failed, first {first}.", "The notes name all of them."
+            f"{len(bad)} of {len(results.rows)} measurements are wrong or failed, first {first}.",
+            "The notes name all of them.",
         )
 
 
@@ -111,7 +124,10 @@ def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
 
     for name in names:
         if name not in NAMES:
-            raise UsageError(f"There is no benchmark {name!r}.{nearest(name, NAMES)}", f"Use {', '.join(NAMES)}, or none of them for all.")
+            raise UsageError(
+                f"There is no benchmark {name!r}.{nearest(name, NAMES)}",
+                f"Use {', '.join(NAMES)}, or none of them for all.",
+            )
     return tuple(dict.fromkeys(names)) or NAMES
 
 
@@ -130,5 +146,8 @@ def _resolved_device(device: BenchDevice) -> Device:
     if torch.cuda.is_available():
         return "cuda"
     if device == BenchDevice.cuda:
-        raise UsageError("--device cuda: PyTorch finds no CUDA GPU on this machine.", "Use --device cpu, or a machine with an NVIDIA GPU.")
+        raise UsageError(
+            "--device cuda: PyTorch finds no CUDA GPU on this machine.",
+            "Use --device cpu, or a machine with an NVIDIA GPU.",
+        )
     return "cpu"

@@ -19,11 +19,19 @@ __all__ = ["convert"]
 
 
 def convert(
-    dataset: Annotated[DatasetName, typer.Argument(metavar="DATASET", help=f"One of {', '.join(DatasetName)}.", show_default=False)],
-    source: Annotated[Path, typer.Argument(metavar="SRC", help="Its folder, laid out as its authors distribute it.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="COCO file to write; the list of images goes beside it.", show_default=False)],
+    dataset: Annotated[
+        DatasetName, typer.Argument(metavar="DATASET", help=f"One of {', '.join(DatasetName)}.", show_default=False)
+    ],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="Its folder, laid out as its authors distribute it.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", help="COCO file to write; the list of images goes beside it.", show_default=False)
+    ],
     split: Annotated[
-        str | None, typer.Option("--split", help="Part of the data set; by default the one that results are reported on.")
+        str | None,
+        typer.Option("--split", help="Part of the data set; by default the one that results are reported on."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files if they exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -39,7 +47,8 @@ def convert(
         opened = chosen.open(source, wanted)
     except OSError as error:
         raise DatasetError(
-            f"{error.filename or source} cannot be reached: {error.strerror}.", "Make it readable, or name another folder or file."
+            f"{error.filename or source} cannot be reached: {error.strerror}.",
+            "Make it readable, or name another folder or file.",
         ) from error
     counts = _write(opened, out)
     _report(opened, counts, out, as_json)
@@ -53,7 +62,9 @@ def convert(
 def _checked_split(dataset: DatasetName, split: str | None, splits: tuple[str, ...]) -> str:
     if split is not None and split not in splits:
         allowed = f"{', '.join(splits)} (by default {splits[0]})"
-        raise UsageError(f"{dataset} has no split {split!r}.{nearest(split, splits)}", f"Give one of its splits: {allowed}.")
+        raise UsageError(
+            f"{dataset} has no split {split!r}.{nearest(split, splits)}", f"Give one of its splits: {allowed}."
+        )
     return splits[0] if split is None else split
 
 
@@ -70,7 +81,9 @@ def _check_paths(source: Path, out: Path, overwrite: bool) -> None:
         if path.exists() and not overwrite:
             raise StoreError(f"{path} exists already.", "Pass --overwrite to replace it, or name another file.")
     if out.exists() and out.resolve().is_relative_to(source.resolve()) and not _is_converted(out):
-        raise StoreError(f"--out {out} is a file of the data set, not one that this command wrote.", "Name another file.")
+        raise StoreError(
+            f"--out {out} is a file of the data set, not one that this command wrote.", "Name another file."
+        )
 
 
 def _is_converted(path: Path) -> bool:
@@ -100,9 +113,14 @@ def _report(dataset: Dataset, counts: ConvertedCounts, out: Path, as_json: bool)
     from sohes_cli.convert.ground_truth import image_list_path
 
     listed = image_list_path(out)
-    for what, found, expected in (("images", counts.images, dataset.expected_images), ("masks", counts.masks, dataset.expected_masks)):
+    for what, found, expected in (
+        ("images", counts.images, dataset.expected_images),
+        ("masks", counts.masks, dataset.expected_masks),
+    ):
         if expected is not None and found != expected:
-            typer.echo(f"Note: {found} {what}; the complete {dataset.split} of {dataset.name} has {expected}.", err=True)
+            typer.echo(
+                f"Note: {found} {what}; the complete {dataset.split} of {dataset.name} has {expected}.", err=True
+            )
     if as_json:
         summary = {"dataset": dataset.name, "split": dataset.split, "images": counts.images, "masks": counts.masks}
         summary |= {"parts": counts.parts, "crowds": counts.crowds, "bad": len(counts.bad)}
@@ -110,4 +128,6 @@ def _report(dataset: Dataset, counts: ConvertedCounts, out: Path, as_json: bool)
         typer.echo(json.dumps(summary | {"out": str(out), "image_list": str(listed)}, ensure_ascii=False))
     else:
         kinds = f"{counts.parts} of them parts, {counts.crowds} crowd regions"
-        typer.echo(f"Wrote {out}: {counts.images} images, {counts.masks} masks ({kinds}); the images are listed in {listed}.")
+        typer.echo(
+            f"Wrote {out}: {counts.images} images, {counts.masks} masks ({kinds}); the images are listed in {listed}."
+        )

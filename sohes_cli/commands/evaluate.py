@@ -20,9 +20,13 @@ __all__ = ["evaluate"]
 def evaluate(
     predictions: Annotated[
         list[Path],
-        typer.Argument(metavar="PRED", help="Label folders, COCO result files or COCO annotation files.", show_default=False),
+        typer.Argument(
+            metavar="PRED", help="Label folders, COCO result files or COCO annotation files.", show_default=False
+        ),
     ],
-    ground_truth: Annotated[Path, typer.Option("--gt", help="COCO annotation file of the same images.", show_default=False)],
+    ground_truth: Annotated[
+        Path, typer.Option("--gt", help="COCO annotation file of the same images.", show_default=False)
+    ],
     match: Annotated[
         ImageMatch,
         typer.Option(
@@ -30,11 +34,17 @@ def evaluate(
         ),
     ] = ImageMatch.auto,
     plot: Annotated[
-        Path | None, typer.Option(help="Picture to write, .png, .svg or .pdf: AR by number of masks and by size.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Picture to write, .png, .svg or .pdf: AR by number of masks and by size.", show_default=False
+        ),
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option(help="Data set whose published numbers the picture shows; by default the one that --gt names.", show_default=False),
+        typer.Option(
+            help="Data set whose published numbers the picture shows; by default the one that --gt names.",
+            show_default=False,
+        ),
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each core.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -50,7 +60,8 @@ def evaluate(
     truth = open_source(ground_truth)
     if truth.kind != "annotation file":
         raise UsageError(
-            f"--gt {ground_truth} is a {truth.kind}.", "Give a COCO annotation file; `sohes convert` and `sohes export` write one."
+            f"--gt {ground_truth} is a {truth.kind}.",
+            "Give a COCO annotation file; `sohes convert` and `sohes export` write one.",
         )
     if plot is not None:
         check_plot(plot, published)
@@ -62,10 +73,14 @@ def evaluate(
     if failures:
         for failure in failures:
             typer.echo(str(failure), err=True)
-        raise DatasetError(f"{len(failures)} of {len(predictions)} predictions could not be scored.", "The messages above say why.")
+        raise DatasetError(
+            f"{len(failures)} of {len(predictions)} predictions could not be scored.", "The messages above say why."
+        )
 
 
-def _show(truth: LabelSource, comparisons: list[Comparison], plot: Path | None, published: str | None, as_json: bool) -> None:
+def _show(
+    truth: LabelSource, comparisons: list[Comparison], plot: Path | None, published: str | None, as_json: bool
+) -> None:
     """Print the scores with what must be known of them, and draw the picture."""
     import json
 

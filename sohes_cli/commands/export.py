@@ -25,12 +25,17 @@ class ExportFormat(StrEnum):
 
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Label folder of sohes explore, or run of sohes train.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Label folder of sohes explore, or run of sohes train.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)],
     export_format: Annotated[
         ExportFormat | None,
-        typer.Option("--format", help="coco for labels, onnx for a model.", show_default="coco for labels, onnx for a model"),
+        typer.Option(
+            "--format", help="coco for labels, onnx for a model.", show_default="coco for labels, onnx for a model"
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
@@ -41,7 +46,9 @@ def export(
     is_model = (source / MODEL_NAME).is_file() or (source.is_file() and source.suffix == _MODEL_SUFFIX)
     chosen = export_format or (ExportFormat.onnx if is_model else ExportFormat.coco)
     if is_model and chosen == ExportFormat.coco:
-        raise UsageError(f"{source} is a model, which --format coco cannot hold.", "Use --format onnx, or give a label folder.")
+        raise UsageError(
+            f"{source} is a model, which --format coco cannot hold.", "Use --format onnx, or give a label folder."
+        )
     if chosen == ExportFormat.onnx:
         _export_model(source, out, overwrite)
     else:
@@ -62,7 +69,8 @@ def _export_labels(labels: Path, out: Path, overwrite: bool) -> None:
 def _export_model(checkpoint: Path, out: Path, overwrite: bool) -> None:
     if (checkpoint / "manifest.json").is_file():
         raise UsageError(
-            f"{checkpoint} is a label folder, which --format onnx cannot hold.", "Use --format coco, or give a run of sohes train."
+            f"{checkpoint} is a label folder, which --format onnx cannot hold.",
+            "Use --format coco, or give a run of sohes train.",
         )
     _check_out(None, out, overwrite, "model.onnx")
     from sohes_cli.export.onnx import export_onnx
@@ -70,13 +78,17 @@ def _export_model(checkpoint: Path, out: Path, overwrite: bool) -> None:
     typer.echo("Tracing, translating and checking the model takes some minutes.", err=True)
     summary = export_onnx(checkpoint, out)
     size = f"{summary.nodes:,} nodes, {summary.bytes / 1e6:.1f} MB"
-    typer.echo(f"Wrote {out}: {size}; it differs from the model by at most {summary.difference:.1g} of the largest number.")
+    typer.echo(
+        f"Wrote {out}: {size}; it differs from the model by at most {summary.difference:.1g} of the largest number."
+    )
 
 
 def _check_out(labels: Path | None, out: Path, overwrite: bool, example: str) -> None:
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder.", f"Name the file to write, such as {example}.")
     if labels is not None and out.resolve().is_relative_to(labels.resolve()):
-        raise UsageError(f"--out {out} lies in the label folder, where every .json file is a record.", "Name a file outside of it.")
+        raise UsageError(
+            f"--out {out} lies in the label folder, where every .json file is a record.", "Name a file outside of it."
+        )
     if out.exists() and not overwrite:
         raise StoreError(f"{out} exists already.", "Pass --overwrite to replace it, or name another file.")

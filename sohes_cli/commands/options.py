@@ -11,7 +11,8 @@ __all__ = ["AsJson", "Assignments", "ConfigFile", "OverwriteRun", "Readers", "Tr
 
 ConfigFile = Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", metavar="GROUP.NAME=VALUE", help="One setting; may be repeated.", show_default=False)
+    list[str] | None,
+    typer.Option("--set", metavar="GROUP.NAME=VALUE", help="One setting; may be repeated.", show_default=False),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 

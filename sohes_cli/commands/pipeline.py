@@ -16,11 +16,19 @@ __all__ = ["pipeline"]
 
 def pipeline(
     images: Annotated[
-        Path, typer.Argument(metavar="IMAGES", help="Folder of photographs, searched with its sub-folders.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="IMAGES", help="Folder of photographs, searched with its sub-folders.", show_default=False
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; what is unfinished in it is continued.")] = Path("work"),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write; what is unfinished in it is continued.")
+    ] = Path("work"),
     ground_truth: Annotated[
-        Path | None, typer.Option("--gt", help="COCO annotation file; what each phase finds in its images is scored.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--gt", help="COCO annotation file; what each phase finds in its images is scored.", show_default=False
+        ),
     ] = None,
     truth_images: Annotated[
         Path | None, typer.Option("--gt-images", help="Folder of the images that --gt lists.", show_default="IMAGES")
@@ -40,7 +48,9 @@ def pipeline(
     ] = None,
     workers: Annotated[int, typer.Option(min=-1, help="Worker processes; -1 chooses, 0 uses none.")] = -1,
     device: TrainingDevice = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove what earlier pipelines left in --out first.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Remove what earlier pipelines left in --out first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run all phases on a folder of photographs, in order.
@@ -48,7 +58,10 @@ def pipeline(
     Example: sohes pipeline ./images --out work
     """
     if truth_images is not None and ground_truth is None:
-        raise UsageError("--gt-images names the images of --gt, which is missing.", "Give the annotation file with --gt, or leave it out.")
+        raise UsageError(
+            "--gt-images names the images of --gt, which is missing.",
+            "Give the annotation file with --gt, or leave it out.",
+        )
     from accelerate import PartialState
 
     from sohes_cli.pipeline.config import pipeline_config

@@ -10,7 +10,9 @@ __all__ = ["samples"]
 
 
 def samples(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; it is made if missing.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder to write to; it is made if missing.", show_default=False)
+    ],
 ) -> None:
     """Write a handful of free sample photographs into a folder.
 

@@ -36,10 +36,17 @@ class SegmentMethod(StrEnum):
 
 
 def segment(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES", help="Photographs and folders of them.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES", help="Photographs and folders of them.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Label folder to write, with pictures; an unfinished one is continued.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Label folder to write, with pictures; an unfinished one is continued.",
+            show_default=False,
+        ),
     ] = None,
     checkpoint: Annotated[
         str | None,  # not a Path, to which ./bundled is bundled
@@ -51,7 +58,9 @@ def segment(
     tree: Annotated[bool, typer.Option("--tree", help="Print the forest of every photograph.")] = False,
     forest: Annotated[
         ForestSource | None,
-        typer.Option(help="Who says what is part of what: the ancestor head, or the masks' geometry.", show_default="head"),
+        typer.Option(
+            help="Who says what is part of what: the ancestor head, or the masks' geometry.", show_default="head"
+        ),
     ] = None,
     refine: Annotated[
         MaskRefinement | None,
@@ -69,7 +78,11 @@ def segment(
     ] = None,
     cut_level: Annotated[
         int | None,
-        typer.Option(min=0, help="Also write a flat partition: the forest cut at this level, 0 for the roots.", show_default=False),
+        typer.Option(
+            min=0,
+            help="Also write a flat partition: the forest cut at this level, 0 for the roots.",
+            show_default=False,
+        ),
     ] = None,
     granularity: Annotated[
         float | None,
@@ -78,19 +91,24 @@ def segment(
     min_score: Annotated[float | None, typer.Option(help="Least score of a mask.", show_default="0.01")] = None,
     max_masks: Annotated[int | None, typer.Option(help="Most masks of a photograph.", show_default="1000")] = None,
     size: Annotated[
-        int | None, typer.Option(help="Longer side that the model sees in pixels.", show_default="the model's own, or as trained")
+        int | None,
+        typer.Option(help="Longer side that the model sees in pixels.", show_default="the model's own, or as trained"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Photographs in one pass.", show_default="8 on a GPU, over --views; 1 on a CPU")
+        int | None,
+        typer.Option(min=1, help="Photographs in one pass.", show_default="8 on a GPU, over --views; 1 on a CPU"),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="auto")] = None,
     method: Annotated[
         SegmentMethod | None,
         typer.Option(
-            help="model, or explore: phase 1 on each photograph, which needs no model.", show_default="model if there is one, else explore"
+            help="model, or explore: phase 1 on each photograph, which needs no model.",
+            show_default="model if there is one, else explore",
         ),
     ] = None,
-    pictures: Annotated[bool, typer.Option("--pictures/--no-pictures", help="Draw the masks of every photograph into --out.")] = True,
+    pictures: Annotated[
+        bool, typer.Option("--pictures/--no-pictures", help="Draw the masks of every photograph into --out.")
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the labels in --out first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:

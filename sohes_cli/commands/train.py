@@ -32,25 +32,39 @@ def train(
     labels: Annotated[
         Path | None,
         typer.Option(
-            help="Label folder of sohes explore, or a COCO annotation file.", show_default="labels, in phase correct those of --init"
+            help="Label folder of sohes explore, or a COCO annotation file.",
+            show_default="labels, in phase correct those of --init",
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the photographs, if not the one that the labels name.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of the photographs, if not the one that the labels name.", show_default=False),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run; an unfinished one is continued.", show_default="runs/PHASE")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="Folder of the run; an unfinished one is continued.", show_default="runs/PHASE"
+        ),
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option(help="Size of the model and of the run: tiny (two CPU cores), small (one GPU) or base.", show_default="tiny"),
+        typer.Option(
+            help="Size of the model and of the run: tiny (two CPU cores), small (one GPU) or base.", show_default="tiny"
+        ),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=False)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Photographs a step, of all processes together.", show_default=False)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Largest learning rate of AdamW.", show_default=False)] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the square that photographs are cropped to.", show_default=False)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Photographs a step, of all processes together.", show_default=False)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Largest learning rate of AdamW.", show_default=False)
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the square that photographs are cropped to.", show_default=False)
+    ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Of the ViT: pretrained, random, a file or a run of sohes pretrain.", show_default=False)
+        str | None,
+        typer.Option(help="Of the ViT: pretrained, random, a file or a run of sohes pretrain.", show_default=False),
     ] = None,
     init: Annotated[
         Path | None,
@@ -63,7 +77,9 @@ def train(
     settings: Assignments = None,
     workers: Readers = -1,
     device: TrainingDevice = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out with its own labels and settings.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out with its own labels and settings.")
+    ] = False,
     overwrite: OverwriteRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -90,7 +106,8 @@ def train(
     if phase is Phase.correct and (preset or weights):
         option = "--preset" if preset else "--weights"
         raise UsageError(
-            f"{option} belongs to --phase instruct: phase correct goes on from a model, with its settings.", "Name the model with --init."
+            f"{option} belongs to --phase instruct: phase correct goes on from a model, with its settings.",
+            "Name the model with --init.",
         )
     resolved: TrainConfig
     if resume:
@@ -99,7 +116,9 @@ def train(
         sources, resolved = corrected_run(sources, config, settings or (), given)
     else:
         resolved = train_config(preset or "tiny", config, settings or (), given)
-    finished = train_run(sources, folder, resolved, device=device, workers=workers, overwrite=overwrite, as_json=as_json)
+    finished = train_run(
+        sources, folder, resolved, device=device, workers=workers, overwrite=overwrite, as_json=as_json
+    )
     PartialState().destroy_process_group()
     if not finished:
         raise typer.Exit(INTERRUPTED)

@@ -16,26 +16,42 @@ __all__ = ["view"]
 
 
 def view(
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Label folder, or the .json file of one image.", show_default=False)],
+    labels: Annotated[
+        Path, typer.Argument(metavar="LABELS", help="Label folder, or the .json file of one image.", show_default=False)
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures.", show_default=False)] = None,
-    images: Annotated[Path | None, typer.Option("--images", help="Image folder, if not the manifest's.", show_default=False)] = None,
-    max_masks: Annotated[int, typer.Option("--max-masks", min=1, help="Show this many masks an image, the best-scoring ones.")] = 60,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Image folder, if not the manifest's.", show_default=False)
+    ] = None,
+    max_masks: Annotated[
+        int, typer.Option("--max-masks", min=1, help="Show this many masks an image, the best-scoring ones.")
+    ] = 60,
     html: Annotated[
-        Path | None, typer.Option("--html", help="Folder for a web page to look at the hierarchies.", show_default=False)
+        Path | None,
+        typer.Option("--html", help="Folder for a web page to look at the hierarchies.", show_default=False),
     ] = None,
     against: Annotated[
-        Path | None, typer.Option("--against", help="Labels to show beside these on the web page; also a COCO file.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--against", help="Labels to show beside these on the web page; also a COCO file.", show_default=False
+        ),
     ] = None,
-    max_side: Annotated[int, typer.Option("--max-side", min=64, max=8192, help="Longest side of the page's photographs in pixels.")] = 1280,
+    max_side: Annotated[
+        int, typer.Option("--max-side", min=64, max=8192, help="Longest side of the page's photographs in pixels.")
+    ] = 1280,
 ) -> None:
     """Show masks and forests as pictures, a web page or a tree.
 
     Example: sohes view labels/ --html report/
     """
     if against is not None and html is None:
-        raise UsageError("--against needs --html: only the web page shows two label sets.", "Name a folder for the page with --html.")
+        raise UsageError(
+            "--against needs --html: only the web page shows two label sets.", "Name a folder for the page with --html."
+        )
     if not labels.exists():
-        raise UsageError(f"{labels} does not exist.", "Give a label folder written by `sohes explore`, or one of its .json files.")
+        raise UsageError(
+            f"{labels} does not exist.", "Give a label folder written by `sohes explore`, or one of its .json files."
+        )
     failures = [] if html is None else _write_page(labels, html, images, against, max_side, max_masks)
     if labels.is_dir():
         if out is None and html is None:
@@ -50,7 +66,9 @@ def view(
         raise SohesError(" ".join(failures), "The messages above say why.")
 
 
-def _write_page(labels: Path, html: Path, images: Path | None, against: Path | None, max_side: int, max_masks: int) -> list[str]:
+def _write_page(
+    labels: Path, html: Path, images: Path | None, against: Path | None, max_side: int, max_masks: int
+) -> list[str]:
     from sohes_cli.view.html_report import open_labels, write_report
 
     label_set = open_labels(labels)
@@ -128,5 +146,7 @@ def _images_of(path: Path, record: LabelRecord) -> Path:
     parents = path.absolute().parents
     root = parents[min(depth, len(parents)) - 1]
     if LabelStore(root).record_path(record.file_name) != path.absolute() or not (root / MANIFEST_NAME).is_file():
-        raise UsageError(f"{path} does not lie in a label folder, so its image is not known.", "Give the image folder with --images.")
+        raise UsageError(
+            f"{path} does not lie in a label folder, so its image is not known.", "Give the image folder with --images."
+        )
     return image_folder(root, read_manifest(root))

@@ -50,9 +50,13 @@ def open_ade20k(source: Path, split: str) -> Dataset:
     root = next((root for root in _ROOTS if (source / root / split).is_dir()), None)
     if root is None:
         looked_for = " or ".join(f"{root}/{split}".removeprefix("./") for root in _ROOTS)
-        raise DatasetError(f"{source} holds no {looked_for}.", "Give the folder ADE20K_2021_17_01 of the full data set.")
+        raise DatasetError(
+            f"{source} holds no {looked_for}.", "Give the folder ADE20K_2021_17_01 of the full data set."
+        )
     folder = source / root / split
-    paths = sorted((folder / name for name in files_below(folder) if name.endswith(".jpg")), key=lambda path: (path.name, path))
+    paths = sorted(
+        (folder / name for name in files_below(folder) if name.endswith(".jpg")), key=lambda path: (path.name, path)
+    )
     if not paths:
         raise DatasetError(f"{folder} and its sub-folders hold no .jpg.", UNPACK_AGAIN)
     categories: dict[int, Category] = {}
@@ -101,8 +105,13 @@ def _image(folder: Path, path: Path, image_id: int, categories: dict[int, Catego
     objects = _by_id(_listed(annotation["object"]))
     regions = {i: region for i, item in objects.items() if (region := _visible_region(path, item, height, width))}
     if objects and not regions:
-        raise ValueError(f"has {len(objects)} objects, but no instance mask has a pixel of {_VISIBLE}, which marks what is visible")
-    masks = [_mask(objects[i], regions[i], parent) for i, parent in zip(regions, _parents(objects, list(regions)), strict=True)]
+        raise ValueError(
+            f"has {len(objects)} objects, but no instance mask has a pixel of {_VISIBLE}, which marks what is visible"
+        )
+    masks = [
+        _mask(objects[i], regions[i], parent)
+        for i, parent in zip(regions, _parents(objects, list(regions)), strict=True)
+    ]
     for i in regions:
         category = _category(objects[i])
         categories.setdefault(category.id, category)

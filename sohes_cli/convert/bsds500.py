@@ -45,10 +45,15 @@ def open_bsds500(source: Path, split: str) -> Dataset:
     Raises:
         DatasetError: if the folders of images and ground truth are not there, or hold no image.
     """
-    root = next((root for root in _ROOTS if all((source / root / kind / split).is_dir() for kind in ("images", "groundTruth"))), None)
+    root = next(
+        (root for root in _ROOTS if all((source / root / kind / split).is_dir() for kind in ("images", "groundTruth"))),
+        None,
+    )
     if root is None:
         looked_for = " or ".join(f"{root}/{{images,groundTruth}}/{split}" for root in _ROOTS)
-        raise DatasetError(f"{source} holds no {looked_for}.", "Give the folder into which BSR_bsds500.tgz was unpacked.")
+        raise DatasetError(
+            f"{source} holds no {looked_for}.", "Give the folder into which BSR_bsds500.tgz was unpacked."
+        )
     images = source / root / "images" / split
     numbers = sorted(int(match[1]) for path in images.iterdir() if (match := _NAME.fullmatch(path.name)))
     if not numbers:
@@ -86,7 +91,9 @@ def _masks(partitions: Sequence[NDArray[np.integer[Any]]]) -> tuple[TruthMask, .
     for annotator, partition in enumerate(partitions, start=1):
         for region in regions_of_map(partition):
             if region.value != _UNLABELED:
-                mask = TruthMask(region.segmentation, region.area_px, region.bbox_xywh, _REGION.id, extra={"annotator": annotator})
+                mask = TruthMask(
+                    region.segmentation, region.area_px, region.bbox_xywh, _REGION.id, extra={"annotator": annotator}
+                )
                 drawn.setdefault(region.segmentation["counts"], mask)
     return tuple(drawn.values())
 
@@ -104,8 +111,12 @@ def _read_partitions(path: Path) -> list[NDArray[np.integer[Any]]]:
         raise ValueError("is missing")
     try:
         content = loadmat(str(path), variable_names=["groundTruth"])
-    except Exception as error:  # SciPy raises zlib's, struct's and other errors, whatever a damaged file makes it trip over
-        raise ValueError(f"cannot be read as a .mat file ({' '.join(str(error).split()) or type(error).__name__})") from error
+    except (
+        Exception
+    ) as error:  # SciPy raises zlib's, struct's and other errors, whatever a damaged file makes it trip over
+        raise ValueError(
+            f"cannot be read as a .mat file ({' '.join(str(error).split()) or type(error).__name__})"
+        ) from error
     try:
         partitions = [np.asarray(annotator["Segmentation"].flat[0]) for annotator in content["groundTruth"].flat]
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -34,4 +34,6 @@ def open_coco(source: Path, split: str) -> Dataset:
     """
     path = find_file(source, (f"annotations/instances_{split}.json", f"instances_{split}.json"))
     n_images, n_masks = _COMPLETE[split]
-    return coco_dataset("coco", split, source, path, (split, f"images/{split}"), expected_images=n_images, expected_masks=n_masks)
+    return coco_dataset(
+        "coco", split, source, path, (split, f"images/{split}"), expected_images=n_images, expected_masks=n_masks
+    )

@@ -93,7 +93,9 @@ def find_file(source: Path, candidates: Sequence[str]) -> Path:
         if (source / candidate).is_file():
             return source / candidate
     looked_for = " or ".join(candidates)
-    raise DatasetError(f"{source} holds no {looked_for}.", "Give the folder into which the data set's own archives were unpacked.")
+    raise DatasetError(
+        f"{source} holds no {looked_for}.", "Give the folder into which the data set's own archives were unpacked."
+    )
 
 
 def image_root(source: Path, candidates: Sequence[str], file_name: str) -> str:
@@ -118,9 +120,14 @@ def read_coco_json(path: Path) -> CocoFile:
     for annotation in annotations:
         annotation_id, image_id = _identity(path, "annotation", annotation), annotation.get("image_id")
         if type(image_id) is not int or image_id not in by_image:
-            raise DatasetError(f"{path}: annotation {annotation_id} is of image {image_id!r}, which the file does not hold.", UNPACK_AGAIN)
+            raise DatasetError(
+                f"{path}: annotation {annotation_id} is of image {image_id!r}, which the file does not hold.",
+                UNPACK_AGAIN,
+            )
         by_image[image_id].append(annotation)
-    return CocoFile(path, images, {i: found for i, found in by_image.items() if found}, _categories(path, categories, annotations))
+    return CocoFile(
+        path, images, {i: found for i, found in by_image.items() if found}, _categories(path, categories, annotations)
+    )
 
 
 def truth_images(file: CocoFile, dialect: Dialect = _COCO) -> Iterator[TruthImage]:
@@ -137,7 +144,9 @@ def truth_images(file: CocoFile, dialect: Dialect = _COCO) -> Iterator[TruthImag
         except (KeyError, TypeError, ValueError) as error:
             raise _broken(file.path, f"image {image['id']}", error) from error
         masks = _masks(file.path, file.annotations.get(image["id"], []), height, width, dialect)
-        yield TruthImage(image["id"], name, height, width, masks if keeps_ids else tuple(replace(mask, id=None) for mask in masks))
+        yield TruthImage(
+            image["id"], name, height, width, masks if keeps_ids else tuple(replace(mask, id=None) for mask in masks)
+        )
 
 
 def coco_dataset(
@@ -218,7 +227,11 @@ def checked_extent(annotation: dict[str, Any]) -> tuple[float, list[float]]:
     """
     area, bbox = annotation["area"], annotation["bbox"]
     numbers = [area, *bbox] if isinstance(bbox, list) else []
-    if len(numbers) != 5 or not all(isinstance(number, int | float) and isfinite(number) for number in numbers) or area < 0:
+    if (
+        len(numbers) != 5
+        or not all(isinstance(number, int | float) and isfinite(number) for number in numbers)
+        or area < 0
+    ):
         raise ValueError(f"its area {area!r} and box {bbox!r} must be finite numbers, one and four")
     return area, bbox
 
@@ -239,7 +252,9 @@ def checked_polygons(segmentation: object) -> list[list[float]]:
     return [polygon for polygon in segmentation if len(polygon) >= _SHORTEST_POLYGON]
 
 
-def _masks(path: Path, annotations: list[dict[str, Any]], height: int, width: int, dialect: Dialect) -> tuple[TruthMask, ...]:
+def _masks(
+    path: Path, annotations: list[dict[str, Any]], height: int, width: int, dialect: Dialect
+) -> tuple[TruthMask, ...]:
     """The masks of one image; a part whose whole has no mask becomes a root."""
     ids = {annotation["id"] for annotation in annotations}
     kept = [a for a in annotations if not dialect.has_bare_boxes or a.get("segmentation") != []]
@@ -250,7 +265,9 @@ def _masks(path: Path, annotations: list[dict[str, Any]], height: int, width: in
             parent_id = dialect.parent_id(annotation)
             if parent_id is not None and parent_id not in ids:
                 raise ValueError(f"it is a part of annotation {parent_id!r}, which its image does not have")
-            masks.append(_mask(annotation, height, width, None if parent_id is None else position.get(parent_id), dialect))
+            masks.append(
+                _mask(annotation, height, width, None if parent_id is None else position.get(parent_id), dialect)
+            )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise _broken(path, f"annotation {annotation['id']}", error) from error
     return tuple(masks)
@@ -288,7 +305,8 @@ def _objects(path: Path, data: object, key: str) -> list[dict[str, Any]]:
     found = data.get(key) if isinstance(data, dict) else None
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise DatasetError(
-            f"{path} has no list of {key}: it is not an annotation file in COCO's layout.", "Give the data set's own annotation file."
+            f"{path} has no list of {key}: it is not an annotation file in COCO's layout.",
+            "Give the data set's own annotation file.",
         )
     return found
 
@@ -302,7 +320,10 @@ def _identity(path: Path, what: str, item: dict[str, Any]) -> int:
 
 def _categories(path: Path, listed: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> tuple[Category, ...]:
     """The listed categories and, as scores do not depend on categories, those that are used but not listed."""
-    named = {_identity(path, "category", c): Category(c["id"], str(c.get("name", "")), str(c.get("supercategory", ""))) for c in listed}
+    named = {
+        _identity(path, "category", c): Category(c["id"], str(c.get("name", "")), str(c.get("supercategory", "")))
+        for c in listed
+    }
     used = {found for annotation in annotations if type(found := annotation.get("category_id")) is int}
     return (*named.values(), *(Category(i, "") for i in sorted(used - named.keys())))
 

@@ -34,7 +34,10 @@ def open_entityseg(source: Path, split: str) -> Dataset:
     Raises:
         DatasetError: if the annotation file is missing or not in COCO's layout.
     """
-    released, in_code = f"entityseg_{split}.json", f"annotations/entity_segmentation/entityv2_010203_entity_{split}.json"
+    released, in_code = (
+        f"entityseg_{split}.json",
+        f"annotations/entity_segmentation/entityv2_010203_entity_{split}.json",
+    )
     path = find_file(source, (released, f"annotations/{released}", in_code))
     folder = "images_lr" if split.endswith("_lr") else "images"
     return coco_dataset("entityseg", split, source, path, (folder, "."), _DIALECT)

@@ -140,7 +140,9 @@ def image_list_path(out: Path) -> Path:
     return out.with_name(f"{out.name.removesuffix('.json')}.images.txt")
 
 
-def write_ground_truth(dataset: Dataset, out: Path, on_image: Callable[[TruthImage | BadFile], None] = lambda _: None) -> ConvertedCounts:
+def write_ground_truth(
+    dataset: Dataset, out: Path, on_image: Callable[[TruthImage | BadFile], None] = lambda _: None
+) -> ConvertedCounts:
     """Write a data set to a COCO file and its image list beside it, each whole or not at all.
 
     Args:
@@ -172,7 +174,10 @@ class _Writer:
         self.images: list[dict[str, Any]] = []
 
     def chunks(self) -> Iterator[bytes]:
-        info = {"description": f"{self.dataset.name} {self.dataset.split}, {CONVERTED_MARK.decode()}", "version": __version__}
+        info = {
+            "description": f"{self.dataset.name} {self.dataset.split}, {CONVERTED_MARK.decode()}",
+            "version": __version__,
+        }
         info |= {"dataset": self.dataset.name, "split": self.dataset.split, "image_root": self.dataset.image_root}
         yield f'{{"info":{_dumps(info)},"licenses":[],"annotations":['.encode()
         yield from _joined(self._annotations())
@@ -184,7 +189,9 @@ class _Writer:
         yield b'],"images":['
         yield from _joined(iter(self.images))
         yield b'],"categories":['
-        yield from _joined({"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in self.dataset.categories())
+        yield from _joined(
+            {"id": c.id, "name": c.name, "supercategory": c.supercategory} for c in self.dataset.categories()
+        )
         yield b"]}\n"
 
     def _annotations(self) -> Iterator[dict[str, Any]]:
@@ -200,7 +207,9 @@ class _Writer:
 
     def _add(self, image: TruthImage) -> None:
         if image.id in self.image_ids or image.file_name in self.file_names:
-            raise DatasetError(f"Image {image.id} ({image.file_name}) occurs twice in {self.dataset.name}.", UNPACK_AGAIN)
+            raise DatasetError(
+                f"Image {image.id} ({image.file_name}) occurs twice in {self.dataset.name}.", UNPACK_AGAIN
+            )
         _check(image)
         self.image_ids.add(image.id)
         self.file_names[image.file_name] = None
@@ -213,14 +222,22 @@ class _Writer:
     def _id_of(self, image: TruthImage, mask: TruthMask) -> int:
         mask_id = len(self.mask_ids) + 1 if mask.id is None else mask.id
         if mask_id in self.mask_ids:
-            raise DatasetError(f"Annotation {mask_id} of {image.file_name} occurs twice in {self.dataset.name}.", UNPACK_AGAIN)
+            raise DatasetError(
+                f"Annotation {mask_id} of {image.file_name} occurs twice in {self.dataset.name}.", UNPACK_AGAIN
+            )
         self.mask_ids.add(mask_id)
         return mask_id
 
 
 def _check(image: TruthImage) -> None:
     path = PurePosixPath(image.file_name)
-    if not path.parts or str(path) != image.file_name or path.is_absolute() or ".." in path.parts or not image.file_name.isprintable():
+    if (
+        not path.parts
+        or str(path) != image.file_name
+        or path.is_absolute()
+        or ".." in path.parts
+        or not image.file_name.isprintable()
+    ):
         raise DatasetError(f"{image.file_name!r} is not the path of an image below the image folder.", UNPACK_AGAIN)
     for position, mask in enumerate(image.masks):
         if isinstance(mask.segmentation, dict) and mask.segmentation["size"] != [image.height, image.width]:
@@ -230,7 +247,9 @@ def _check(image: TruthImage) -> None:
                 UNPACK_AGAIN,
             )
         if mask.parent is not None and mask.parent < 0:
-            raise DatasetError(f"{image.file_name}: the parent of mask {position} cannot be {mask.parent}.", UNPACK_AGAIN)
+            raise DatasetError(
+                f"{image.file_name}: the parent of mask {position} cannot be {mask.parent}.", UNPACK_AGAIN
+            )
     try:
         Forest(tuple(-1 if mask.parent is None else mask.parent for mask in image.masks))
     except ValueError as error:

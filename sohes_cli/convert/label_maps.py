@@ -78,10 +78,14 @@ def regions_of_map(values: NDArray[np.generic]) -> list[Region]:
 
     height, width = values.shape
     found, units = np.unique(values, return_inverse=True)
-    masks = PackedMasks.from_units(np.eye(len(found), dtype=np.bool_), np.ascontiguousarray(units.reshape(height, width), dtype=np.int32))
+    masks = PackedMasks.from_units(
+        np.eye(len(found), dtype=np.bool_), np.ascontiguousarray(units.reshape(height, width), dtype=np.int32)
+    )
     boxes = masks.boxes_xyxy().tolist()
     measured = zip(found.tolist(), masks.encode(height, width), masks.areas().tolist(), boxes, strict=True)
-    return [Region(int(value), rle, area, (x0, y0, x1 - x0, y1 - y0)) for value, rle, area, (x0, y0, x1, y1) in measured]
+    return [
+        Region(int(value), rle, area, (x0, y0, x1 - x0, y1 - y0)) for value, rle, area, (x0, y0, x1, y1) in measured
+    ]
 
 
 def whole_region(values: NDArray[np.generic], value: int) -> Region | None:
@@ -93,7 +97,9 @@ def whole_region(values: NDArray[np.generic], value: int) -> Region | None:
     if not area:
         return None
     left, top, width, height = (int(side) for side in coco_mask.toBbox(rle))
-    return Region(value, {"size": [*values.shape], "counts": rle["counts"].decode("ascii")}, area, (left, top, width, height))
+    return Region(
+        value, {"size": [*values.shape], "counts": rle["counts"].decode("ascii")}, area, (left, top, width, height)
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> str:

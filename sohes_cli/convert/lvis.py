@@ -36,7 +36,9 @@ def open_lvis(source: Path, split: str) -> Dataset:
     path = find_file(source, (f"lvis_v1_{split}.json", f"annotations/lvis_v1_{split}.json"))
     n_images, n_masks = _COMPLETE[split]
     dialect = Dialect(file_name=_file_name)
-    return coco_dataset("lvis", split, source, path, (".", "images"), dialect, expected_images=n_images, expected_masks=n_masks)
+    return coco_dataset(
+        "lvis", split, source, path, (".", "images"), dialect, expected_images=n_images, expected_masks=n_masks
+    )
 
 
 def _file_name(image: dict[str, Any]) -> str:

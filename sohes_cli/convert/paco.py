@@ -20,7 +20,11 @@ __all__ = ["SPLITS", "open_paco"]
 
 SPLITS: tuple[str, ...] = ("val", "test", "train")
 
-_IMAGES = {"val": 2_410, "test": 9_443, "train": 45_790}  # the published counts of annotations are not those of the files
+_IMAGES = {
+    "val": 2_410,
+    "test": 9_443,
+    "train": 45_790,
+}  # the published counts of annotations are not those of the files
 
 
 def open_paco(source: Path, split: str) -> Dataset:

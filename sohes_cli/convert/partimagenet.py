@@ -109,7 +109,9 @@ def _image_folder(source: Path, file: CocoFile, split: str, is_seg: bool) -> tup
     name = next((str(image.get("file_name")) for image in file.images), "")
     places = [(top / place, nested) for place in (f"images/{split}", split, "images") for nested in (True, False)]
     as_distributed = (top / (f"images/{split}" if is_seg else split), not is_seg)
-    found, nested = next(((place, nested) for place, nested in places if (place / _below(name, nested)).is_file()), as_distributed)
+    found, nested = next(
+        ((place, nested) for place, nested in places if (place / _below(name, nested)).is_file()), as_distributed
+    )
     return found.relative_to(source).as_posix(), nested
 
 
@@ -211,8 +213,13 @@ def _named(wholes: Sequence[dict[str, Any]], parents: Sequence[int | None], kind
 def _whole_mask(whole: _Whole, category_id: int) -> TruthMask:
     from pycocotools import mask as coco_mask
 
-    segmentation: Rle = {"size": [int(side) for side in whole.pixels["size"]], "counts": whole.pixels["counts"].decode("ascii")}
-    return TruthMask(segmentation, int(coco_mask.area(whole.pixels)), coco_mask.toBbox(whole.pixels).tolist(), category_id)
+    segmentation: Rle = {
+        "size": [int(side) for side in whole.pixels["size"]],
+        "counts": whole.pixels["counts"].decode("ascii"),
+    }
+    return TruthMask(
+        segmentation, int(coco_mask.area(whole.pixels)), coco_mask.toBbox(whole.pixels).tolist(), category_id
+    )
 
 
 def _part_mask(part: _Part, parent: int | None) -> TruthMask:

@@ -44,7 +44,8 @@ def open_sa1b(source: Path, split: str) -> Dataset:
     names = [match[0] for match in sorted(found, key=lambda match: (int(match[1]), match[0]))]
     if not names:
         raise DatasetError(
-            f"{source} and its sub-folders hold no sa_*.json.", "Give the folder into which SA-1B's sa_NNNNNN.tar archives were unpacked."
+            f"{source} and its sub-folders hold no sa_*.json.",
+            "Give the folder into which SA-1B's sa_NNNNNN.tar archives were unpacked.",
         )
     return Dataset(
         name="sa1b",
@@ -83,7 +84,9 @@ def _image(path: Path, name: str) -> TruthImage:
         raise ValueError(f"it is the file of another image, {image['file_name']!r}")
     folder = name.rpartition("/")[0]
     masks = tuple(_mask(annotation, height, width) for annotation in annotations)
-    return TruthImage(image_id, f"{folder}/{image['file_name']}" if folder else image["file_name"], height, width, masks)
+    return TruthImage(
+        image_id, f"{folder}/{image['file_name']}" if folder else image["file_name"], height, width, masks
+    )
 
 
 def _mask(annotation: dict[str, Any], height: int, width: int) -> TruthMask:

@@ -125,7 +125,10 @@ class Batch:
         size = -(-len(self) // parts)
         cuts = [slice(i, i + size) for i in range(0, len(self), size)]
         names = ("pixels", "sizes", "masks", "parents", "numbers", "names")
-        return [replace(self, **{name: getattr(self, name)[cut] for name in names}, weak=self.weak and self.weak.part(cut)) for cut in cuts]
+        return [
+            replace(self, **{name: getattr(self, name)[cut] for name in names}, weak=self.weak and self.weak.part(cut))
+            for cut in cuts
+        ]
 
 
 def pad_images(images: Sequence[Tensor], stride: int) -> Tensor:

@@ -40,7 +40,12 @@ class DataConfig:
         fits = 64 <= self.image_size <= 8192 and self.image_size % STRIDE == 0
         require(fits, "data.image_size", self.image_size, f"a multiple of {STRIDE} from 64 to 8192")
         pair = self.scale
-        require(len(pair) == 2 and 0.05 <= pair[0] <= pair[1] <= 8, "data.scale", pair, "two increasing factors from 0.05 to 8")
+        require(
+            len(pair) == 2 and 0.05 <= pair[0] <= pair[1] <= 8,
+            "data.scale",
+            pair,
+            "two increasing factors from 0.05 to 8",
+        )
         require(0 <= self.flip <= 1, "data.flip", self.flip, "a probability in [0, 1]")
         require(1 <= self.max_labels <= 10000, "data.max_labels", self.max_labels, "from 1 to 10000")
         require(self.label_choice in ("best", "random"), "data.label_choice", self.label_choice, "best or random")

@@ -111,8 +111,13 @@ def split_photographs(count: int, held_out: int, seed: int) -> tuple[NDArray[np.
         UsageError: if none would be left to train on.
     """
     if held_out >= count:
-        message = f"data.validation leaves nothing to train on: {held_out:,} of {count:,} photographs would be held out."
-        raise UsageError(message, f"Give --set data.validation=... less than {count:,} (0 holds none out), or label more photographs.")
+        message = (
+            f"data.validation leaves nothing to train on: {held_out:,} of {count:,} photographs would be held out."
+        )
+        raise UsageError(
+            message,
+            f"Give --set data.validation=... less than {count:,} (0 holds none out), or label more photographs.",
+        )
     order = np.random.default_rng((seed, _SPLIT)).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 

@@ -74,7 +74,9 @@ class Crop:
 
     def source_columns(self) -> NDArray[np.float64]:
         """Where the center of each column of the window lies in the photograph, in pixels from its left border, float64 [width]."""
-        columns = (np.arange(self.width, dtype=np.float64) + (self.left + 0.5)) * (self.source_width / self.scaled_width)
+        columns = (np.arange(self.width, dtype=np.float64) + (self.left + 0.5)) * (
+            self.source_width / self.scaled_width
+        )
         return columns[::-1].copy() if self.flipped else columns
 
     def window_rows(self, source: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -108,7 +108,9 @@ def _blur(pixels: Tensor, sigmas: Tensor) -> Tensor:
     offsets = torch.arange(-radius, radius + 1, device=pixels.device, dtype=pixels.dtype)
     kernels = torch.softmax(-0.5 * (offsets / sigmas.clamp(min=1e-3)[:, None]) ** 2, dim=1)  # [N, 2 r + 1], sum 1
     n, c, h, w = pixels.shape
-    planes = functional.pad(pixels.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect" if radius < min(h, w) else "replicate")
+    planes = functional.pad(
+        pixels.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect" if radius < min(h, w) else "replicate"
+    )
     kernels = kernels.repeat_interleave(c, 0)
     planes = functional.conv2d(planes, kernels[:, None, None, :], groups=n * c)
     return functional.conv2d(planes, kernels[:, None, :, None], groups=n * c).view_as(pixels)

@@ -58,7 +58,9 @@ def first_readable(read: Callable[[int], S], index: int, photographs: int) -> tu
             return read((index + attempt) % photographs), tuple(errors)
         except SohesError as error:
             errors.append(str(error))
-    raise SohesError(f"{len(errors)} photographs in a row cannot be read; the last: {errors[-1]}", "Mend or remove them.")
+    raise SohesError(
+        f"{len(errors)} photographs in a row cannot be read; the last: {errors[-1]}", "Mend or remove them."
+    )
 
 
 @lru_cache(maxsize=2)  # a batch may lie in two epochs

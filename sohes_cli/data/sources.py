@@ -125,14 +125,20 @@ def open_labeled(labels: Path, images: Path | None = None) -> LabeledPhotographs
         SohesError: if there is no label at all, or none of the photographs exists.
     """
     if not os.path.exists(labels):  # noqa: PTH110 (a Path's method raises where the name is too long)
-        hint = f"Make them with `sohes explore IMAGES --out {printable(labels)}`, or give a label folder or a COCO file."
+        hint = (
+            f"Make them with `sohes explore IMAGES --out {printable(labels)}`, or give a label folder or a COCO file."
+        )
         raise UsageError(f"--labels {printable(labels)} does not exist.", hint)
     source = open_source(labels)
     if source.kind == "result file":
         hint = "Give a label folder of `sohes explore`, or a COCO annotation file, which has a list of images."
         raise UsageError(f"--labels {printable(labels)} is a COCO result file, which does not name its images.", hint)
     if not source.images:
-        hint = "Label photographs with `sohes explore`." if source.kind == "label folder" else "Give one that lists images."
+        hint = (
+            "Label photographs with `sohes explore`."
+            if source.kind == "label folder"
+            else "Give one that lists images."
+        )
         raise SohesError(f"--labels {printable(labels)} holds no labels of any image.", hint)
     folder = _named_folder(source) if images is None else images
     require_folder(folder)
@@ -150,7 +156,9 @@ def _named_folder(source: LabelSource) -> Path:
         raise UsageError(message, "Give the image folder with --images.")
     folder = image_folder(source.path, read_manifest(source.path))
     if not os.path.isdir(folder):  # noqa: PTH112
-        message = f"The labels {printable(source.path)} name the image folder {printable(folder)}, which does not exist."
+        message = (
+            f"The labels {printable(source.path)} name the image folder {printable(folder)}, which does not exist."
+        )
         raise UsageError(message, "Give the image folder with --images.")
     return folder
 
@@ -169,4 +177,6 @@ def _file_hash(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise StoreError(f"{printable(path)} cannot be read: {error.strerror}.", "Make it readable, or label again.") from error
+        raise StoreError(
+            f"{printable(path)} cannot be read: {error.strerror}.", "Make it readable, or label again."
+        ) from error

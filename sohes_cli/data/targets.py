@@ -63,7 +63,9 @@ def crop_targets(record: LabelRecord, crop: Crop, config: DataConfig, rng: Gener
     areas = cropped.areas()
     is_target = (areas >= config.min_area_px) & (areas >= config.min_visible * crop.zoom * masks.areas())
     kept = np.flatnonzero(is_target)
-    return torch.from_numpy(PackedMasks.from_runs(cropped[kept]).to_bytes()), torch.from_numpy(prune_forest(parents, chosen[kept]))
+    return torch.from_numpy(PackedMasks.from_runs(cropped[kept]).to_bytes()), torch.from_numpy(
+        prune_forest(parents, chosen[kept])
+    )
 
 
 def choose_labels(parents: NDArray[np.int64], order: NDArray[np.int64], max_labels: int) -> NDArray[np.int64]:

@@ -61,7 +61,13 @@ class MaskScores:
     def summary(self) -> dict[str, float | None]:
         """The scores by name, without the curve."""
         by_size = {"ar_small": self.ar_small, "ar_medium": self.ar_medium, "ar_large": self.ar_large}
-        return {**{f"ar_{k}": v for k, v in self.ar.items()}, **by_size, "ap": self.ap, "ap_50": self.ap50, "ap_75": self.ap75}
+        return {
+            **{f"ar_{k}": v for k, v in self.ar.items()},
+            **by_size,
+            "ap": self.ap,
+            "ap_50": self.ap50,
+            "ap_75": self.ap75,
+        }
 
 
 @dataclass(frozen=True)

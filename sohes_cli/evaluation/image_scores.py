@@ -204,7 +204,9 @@ def _repeated(data: list[dict[str, Any]]) -> list[int]:
     return repeated
 
 
-def _without_crowds(truth: _Masks, order: NDArray[np.int64], is_crowd: NDArray[np.bool_]) -> tuple[Forest, NDArray[np.int64]]:
+def _without_crowds(
+    truth: _Masks, order: NDArray[np.int64], is_crowd: NDArray[np.bool_]
+) -> tuple[Forest, NDArray[np.int64]]:
     """The annotated forest without crowd regions, and the column of the IoUs that each of its nodes has."""
     columns = np.flatnonzero(~is_crowd)
     node = {int(order[column]): i for i, column in enumerate(columns)}
@@ -246,9 +248,12 @@ def _forest(data: list[dict[str, Any]]) -> Forest:
 
 def _truth_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
     bad = [(i, "area") for i, a in enumerate(data) if not _is_finite(a.get("area", 0)) or a.get("area", 0) < 0]
-    bad += [(i, "iscrowd") for i, a in enumerate(data) if a.get("iscrowd", 0) not in (0, 1)]  # the text "0" would be true
+    bad += [
+        (i, "iscrowd") for i, a in enumerate(data) if a.get("iscrowd", 0) not in (0, 1)
+    ]  # the text "0" would be true
     return [
-        f"{task.truth.path}: annotation {_name(data, i)} of {task.image}: its {key} is {_shown(data[i][key])}." for i, key in sorted(bad)
+        f"{task.truth.path}: annotation {_name(data, i)} of {task.image}: its {key} is {_shown(data[i][key])}."
+        for i, key in sorted(bad)
     ]
 
 

@@ -25,9 +25,22 @@ if TYPE_CHECKING:
 
 __all__ = ["check_plot", "draw_plot"]
 
-_SIZES = (("all", "ar_1000"), ("small\n< 32²", "ar_small"), ("medium\n32² - 96²", "ar_medium"), ("large\n> 96²", "ar_large"))
+_SIZES = (
+    ("all", "ar_1000"),
+    ("small\n< 32²", "ar_small"),
+    ("medium\n32² - 96²", "ar_medium"),
+    ("large\n> 96²", "ar_large"),
+)
 _INK, _FAINT = "#222222", "#d9d9d9"
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")  # Okabe and Ito, told apart by everyone
+_COLORS = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#555555",
+)  # Okabe and Ito, told apart by everyone
 _LEAST_GAP = 0.045  # between two labels, of the height of the panel
 
 
@@ -41,7 +54,9 @@ def check_plot(path: Path, published: str | None) -> None:
     check_name("--plot", path, PICTURE_SUFFIXES, "ar.png")
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):  # noqa: PTH112 (a Path's method raises where the name is too long)
-        raise UsageError(f"--plot {path}: nothing can be written in {folder}.", "Choose a folder that you may write to.")
+        raise UsageError(
+            f"--plot {path}: nothing can be written in {folder}.", "Choose a folder that you may write to."
+        )
     if published is not None:
         check_published(published)
 
@@ -67,13 +82,17 @@ def draw_plot(path: Path, truth: LabelSource, comparisons: Sequence[Comparison],
     _draw_sizes(sizes, comparisons)
     evaluation = comparisons[0].evaluation
     name = dataset or truth.path.name
-    figure.suptitle(f"{_plain(name)}: {evaluation.images} images, {evaluation.annotations} annotated masks", fontsize=11, color=_INK)
+    figure.suptitle(
+        f"{_plain(name)}: {evaluation.images} images, {evaluation.annotations} annotated masks", fontsize=11, color=_INK
+    )
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to.") from error
+        raise StoreError(
+            f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to."
+        ) from error
 
 
 def _draw_curves(axes: Any, comparisons: Sequence[Comparison], published: dict[str, float]) -> None:
@@ -118,7 +137,10 @@ def _draw_sizes(axes: Any, comparisons: Sequence[Comparison]) -> None:
         heights = [100 * (summary[key] or 0.0) for _, key in _SIZES]
         places = np.arange(len(_SIZES)) + (k - (len(comparisons) - 1) / 2) * width
         bars = axes.bar(places, heights, 0.92 * width, color=color)
-        labels = ["none" if summary[key] is None else f"{height:.1f}" for height, (_, key) in zip(heights, _SIZES, strict=True)]
+        labels = [
+            "none" if summary[key] is None else f"{height:.1f}"
+            for height, (_, key) in zip(heights, _SIZES, strict=True)
+        ]
         axes.bar_label(bars, labels, padding=2, fontsize=8 if len(comparisons) <= 3 else 6, color=_INK)
     axes.set_xticks(np.arange(len(_SIZES)), [label for label, _ in _SIZES])
     axes.margins(y=0.12)

@@ -18,8 +18,24 @@ __all__ = ["PUBLISHED_AR", "check_published", "published_ar", "published_dataset
 PUBLISHED_AR: dict[str, dict[str, float]] = {
     "coco": {"SAM": 49.6, "FreeSOLO": 11.6, "CutLER": 28.1, "SOHES": 30.5, "UnSAM": 42.0, "MoSA": 43.5},
     "lvis": {"SAM": 46.1, "FreeSOLO": 5.9, "CutLER": 20.2, "HASSOD": 22.5, "SOHES": 29.1, "UnSAM": 40.5, "MoSA": 42.2},
-    "ade20k": {"SAM": 45.8, "FreeSOLO": 7.3, "CutLER": 26.3, "HASSOD": 27.8, "SOHES": 31.1, "UnSAM": 37.5, "MoSA": 38.4},
-    "entityseg": {"SAM": 45.9, "FreeSOLO": 8.0, "CutLER": 23.1, "HASSOD": 26.2, "SOHES": 33.5, "UnSAM": 41.0, "MoSA": 41.1},
+    "ade20k": {
+        "SAM": 45.8,
+        "FreeSOLO": 7.3,
+        "CutLER": 26.3,
+        "HASSOD": 27.8,
+        "SOHES": 31.1,
+        "UnSAM": 37.5,
+        "MoSA": 38.4,
+    },
+    "entityseg": {
+        "SAM": 45.9,
+        "FreeSOLO": 8.0,
+        "CutLER": 23.1,
+        "HASSOD": 26.2,
+        "SOHES": 33.5,
+        "UnSAM": 41.0,
+        "MoSA": 41.1,
+    },
     "sa1b": {"SAM": 60.8, "FreeSOLO": 2.2, "CutLER": 17.0, "HASSOD": 26.0, "SOHES": 33.3, "UnSAM": 44.5, "MoSA": 48.2},
     "partimagenet": {"SAM": 28.3, "FreeSOLO": 13.8, "CutLER": 28.7, "SOHES": 36.0, "UnSAM": 52.7, "MoSA": 52.7},
     "paco": {"SAM": 18.1, "FreeSOLO": 2.4, "CutLER": 8.9, "HASSOD": 11.4, "SOHES": 17.1, "UnSAM": 29.7, "MoSA": 28.4},
@@ -62,5 +78,6 @@ def check_published(dataset: str) -> None:
     """
     if dataset not in PUBLISHED_AR:
         raise UsageError(
-            f"--published {dataset}: no scores are known.{nearest(dataset, PUBLISHED_AR)}", f"Give one of {', '.join(PUBLISHED_AR)}."
+            f"--published {dataset}: no scores are known.{nearest(dataset, PUBLISHED_AR)}",
+            f"Give one of {', '.join(PUBLISHED_AR)}.",
         )

@@ -38,4 +38,6 @@ def pycocotools_scores(truth: Path, results: Path) -> dict[str, float | None]:
     scores = {f"ar_{k}": recall[:, 0, m] for m, k in enumerate((1, 10, 100, 1000))}
     scores |= {f"ar_{size}": recall[:, 1 + a, 3] for a, size in enumerate(("small", "medium", "large"))}
     scores |= {"ap": precision, "ap_50": precision[0], "ap_75": precision[5]}
-    return {name: None if (values == -1).all() else float(np.mean(values[values > -1])) for name, values in scores.items()}
+    return {
+        name: None if (values == -1).all() else float(np.mean(values[values > -1])) for name, values in scores.items()
+    }

@@ -87,11 +87,17 @@ def notes(truth: LabelSource, comparison: Comparison) -> list[str]:
             "their annotations count as missed. The columns `predicted only` leave these images out."
         )
     if pairing.unknown:
-        lines.append(f"{path}: {len(pairing.unknown)} of its images are not annotated and not scored ({_some(pairing.unknown)}).")
+        lines.append(
+            f"{path}: {len(pairing.unknown)} of its images are not annotated and not scored ({_some(pairing.unknown)})."
+        )
     if evaluation.images_past_limit:
-        lines.append(f"{path}: {evaluation.images_past_limit} images have more than 1,000 masks; the best-scoring 1,000 count.")
+        lines.append(
+            f"{path}: {evaluation.images_past_limit} images have more than 1,000 masks; the best-scoring 1,000 count."
+        )
     if evaluation.unscored:
-        lines.append(f"{path}: {evaluation.unscored} masks have no score and count as 1, so that among them the order of the file decides.")
+        lines.append(
+            f"{path}: {evaluation.unscored} masks have no score and count as 1, so that among them the order of the file decides."
+        )
     if evaluation.first_repeated is not None:
         index, annotation = evaluation.first_repeated
         lines.append(
@@ -119,7 +125,9 @@ def print_table(truth: LabelSource, comparisons: Sequence[Comparison]) -> None:
     columns: list[tuple[Evaluation, MaskScores]] = []
     for comparison in comparisons:
         evaluation = comparison.evaluation
-        table.add_column(Text(comparison.name), justify="right", overflow="fold", min_width=_CELL)  # as text: brackets are no markup
+        table.add_column(
+            Text(comparison.name), justify="right", overflow="fold", min_width=_CELL
+        )  # as text: brackets are no markup
         columns.append((evaluation, evaluation.all_images))
         if comparison.pairing.missing:
             table.add_column("predicted only", justify="right", min_width=_CELL)
@@ -133,7 +141,9 @@ def print_table(truth: LabelSource, comparisons: Sequence[Comparison]) -> None:
     table.add_section()
     _add_counts(table, [(evaluation, scores is evaluation.all_images) for evaluation, scores in columns])
     console = Console(highlight=False)
-    console.width = max(console.width, _LABEL + _CELL * len(columns) + 3 * (len(columns) + 1) + 1)  # a long line is better than cut numbers
+    console.width = max(
+        console.width, _LABEL + _CELL * len(columns) + 3 * (len(columns) + 1) + 1
+    )  # a long line is better than cut numbers
     console.print(table)
 
 
@@ -141,11 +151,14 @@ def _add_counts(table: Any, columns: list[tuple[Evaluation, bool]]) -> None:
     """Rows that are no scores: images, masks an image, depth and branching."""
     table.add_row("images", *(str(e.images if of_all else e.images_with_predictions) for e, of_all in columns))
     table.add_row(
-        "masks an image", *(f"{e.masks / max(e.images if of_all else e.images_with_predictions, 1):.1f}" for e, of_all in columns)
+        "masks an image",
+        *(f"{e.masks / max(e.images if of_all else e.images_with_predictions, 1):.1f}" for e, of_all in columns),
     )
     if any(e.forest for e, _ in columns):
         table.add_row("depth, mean / max", *(_depth(e) for e, _ in columns))
-        table.add_row("parts of a whole", *(_number(e.forest.summary()["branching"] if e.forest else None) for e, _ in columns))
+        table.add_row(
+            "parts of a whole", *(_number(e.forest.summary()["branching"] if e.forest else None) for e, _ in columns)
+        )
 
 
 def _depth(evaluation: Evaluation) -> str:

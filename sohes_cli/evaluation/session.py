@@ -22,7 +22,14 @@ from sohes_cli.evaluation.average_recall import Evaluation, evaluation_of
 from sohes_cli.evaluation.image_scores import MOST_PROBLEMS, ImageOutcome, ImageTask, score_image
 from sohes_cli.evaluation.pairing import ImageMatch, Pairing, pair_images
 from sohes_cli.labels.sources import LabelSource, open_source
-from sohes_cli.runs.processes import available_cores, children_killed_on, end_with_parent, first_finished, result_of, submitted
+from sohes_cli.runs.processes import (
+    available_cores,
+    children_killed_on,
+    end_with_parent,
+    first_finished,
+    result_of,
+    submitted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -55,7 +62,11 @@ def evaluate_predictions(
 
 
 def compare_predictions(
-    truth: LabelSource, predictions: Sequence[Path], match: ImageMatch = ImageMatch.auto, workers: int = 0, quiet: bool = False
+    truth: LabelSource,
+    predictions: Sequence[Path],
+    match: ImageMatch = ImageMatch.auto,
+    workers: int = 0,
+    quiet: bool = False,
 ) -> tuple[list[Comparison], list[DatasetError]]:
     """Score the predictions of one or more files or label folders; all are opened and paired before the first is scored.
 
@@ -94,7 +105,11 @@ def _evaluated(truth: LabelSource, predicted: LabelSource, pairing: Pairing, wor
     tasks = _tasks(truth, predicted, pairing)
     outcomes: list[ImageOutcome | None] = [None] * len(truth.images)
     with tqdm(
-        total=len(outcomes), desc=predicted.path.name, unit="image", disable=quiet or not sys.stderr.isatty(), leave=False
+        total=len(outcomes),
+        desc=predicted.path.name,
+        unit="image",
+        disable=quiet or not sys.stderr.isatty(),
+        leave=False,
     ) as progress:
         for outcome in _scored(tasks, _processes(workers, len(outcomes))):
             outcomes[outcome.index] = outcome
@@ -109,7 +124,9 @@ def _evaluated(truth: LabelSource, predicted: LabelSource, pairing: Pairing, wor
 
 def _tasks(truth: LabelSource, predicted: LabelSource, pairing: Pairing) -> Iterator[ImageTask]:
     default_score = 1.0 if predicted.kind == "annotation file" else None
-    for index, (image, location, partner) in enumerate(zip(truth.images, truth.locations, pairing.partners, strict=True)):
+    for index, (image, location, partner) in enumerate(
+        zip(truth.images, truth.locations, pairing.partners, strict=True)
+    ):
         yield ImageTask(index, image, location, predicted.locations[partner] if partner >= 0 else None, default_score)
 
 
@@ -127,7 +144,9 @@ def _scored(tasks: Iterator[ImageTask], workers: int) -> Iterable[ImageOutcome]:
         with children_killed_on(BaseException):
             yield from _windowed(executor, tasks, workers * _AHEAD)
     except BrokenProcessPool as error:
-        raise SohesError("A worker process was killed, most likely for want of memory.", "Run again with fewer --workers.") from error
+        raise SohesError(
+            "A worker process was killed, most likely for want of memory.", "Run again with fewer --workers."
+        ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 
@@ -162,9 +181,14 @@ def _refuse_problems(outcomes: list[ImageOutcome]) -> None:
 
 def _all_zero(truth: LabelSource, predicted: LabelSource, pairing: Pairing, evaluation: Evaluation) -> DatasetError:
     if not evaluation.annotations:
-        return DatasetError(f"{truth.path} holds no masks that count.", "Give the annotation file of your images with --gt.")
+        return DatasetError(
+            f"{truth.path} holds no masks that count.", "Give the annotation file of your images with --gt."
+        )
     if not evaluation.masks:
-        return DatasetError(f"{predicted.path} holds no masks for the images of {truth.path}.", "Run `sohes explore` or your model first.")
+        return DatasetError(
+            f"{predicted.path} holds no masks for the images of {truth.path}.",
+            "Run `sohes explore` or your model first.",
+        )
     return DatasetError(
         f"Every score of {predicted.path} is 0: none of its {evaluation.masks} masks overlaps an annotation by half.",
         f"The usual cause is that images were paired wrongly (here by {pairing.by}): see --match, and look at both: `sohes view --html`.",

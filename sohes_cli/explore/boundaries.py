@@ -77,7 +77,9 @@ def _texture_energy(lightness: NDArray[np.float32]) -> list[NDArray[np.float32]]
     """Absolute response to zero-mean Gabor filters of a few orientations, each [H, W] and about 0 to 2."""
     energies = []
     for k in range(TEXTURE_ORIENTATIONS):
-        kernel = cv2.getGaborKernel((9, 9), sigma=2.0, theta=math.pi * k / TEXTURE_ORIENTATIONS, lambd=5.0, gamma=1.0, psi=0)
+        kernel = cv2.getGaborKernel(
+            (9, 9), sigma=2.0, theta=math.pi * k / TEXTURE_ORIENTATIONS, lambd=5.0, gamma=1.0, psi=0
+        )
         response = cv2.filter2D(lightness, cv2.CV_32F, kernel - kernel.mean())
         energies.append(np.abs(response).astype(np.float32) / np.float32(20))
     return energies
@@ -126,7 +128,11 @@ def _half_disc_difference(
     height, width, n_channels = channels.shape
     strength = np.empty((height, width), np.float32)
     turns = np.empty((orientations, n_channels), np.float32)  # each wedge less the opposite one
-    gap, whole, scale = np.empty(n_channels, np.float32), np.empty(n_channels, np.float32), np.empty(n_channels, np.float32)
+    gap, whole, scale = (
+        np.empty(n_channels, np.float32),
+        np.empty(n_channels, np.float32),
+        np.empty(n_channels, np.float32),
+    )
     for y in range(height):
         for x in range(width):
             turns[:] = 0

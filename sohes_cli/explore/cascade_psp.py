@@ -63,5 +63,7 @@ def cascade_psp_mask(mask: NDArray[np.bool_], pixels: NDArray[np.uint8], refiner
     Returns:
         The mask redrawn, bool [H, W].
     """
-    probability = refiner.refine(pixels, mask.astype(np.uint8) * 255, fast=False, L=LONGEST_SIDE_PX)  # uint8 [H, W], 0 to 255
+    probability = refiner.refine(
+        pixels, mask.astype(np.uint8) * 255, fast=False, L=LONGEST_SIDE_PX
+    )  # uint8 [H, W], 0 to 255
     return np.asarray(probability) > 127

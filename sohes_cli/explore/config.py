@@ -116,10 +116,20 @@ class MergingConfig:
     def __post_init__(self) -> None:
         known = ("features", "boundaries", "both")
         distinct = len(set(self.affinities)) == len(self.affinities) > 0
-        require(distinct and set(self.affinities) <= set(known), "merging.affinities", self.affinities, f"some of {', '.join(known)}")
+        require(
+            distinct and set(self.affinities) <= set(known),
+            "merging.affinities",
+            self.affinities,
+            f"some of {', '.join(known)}",
+        )
         decreasing = all(a > b for a, b in zip(self.thresholds, self.thresholds[1:], strict=False))
         in_range = all(-1 <= t <= 1 for t in self.thresholds)
-        require(decreasing and in_range, "merging.thresholds", self.thresholds, "similarities in [-1, 1], strictly decreasing")
+        require(
+            decreasing and in_range,
+            "merging.thresholds",
+            self.thresholds,
+            "similarities in [-1, 1], strictly decreasing",
+        )
         require(0 <= self.boundary_weight < math.inf, "merging.boundary_weight", self.boundary_weight, "at least 0")
         positive = len(self.diffusion_times) > 0 and all(0 < t < math.inf for t in self.diffusion_times)
         require(positive, "merging.diffusion_times", self.diffusion_times, "one or more times above 0")
@@ -230,7 +240,10 @@ class ExploreConfig:
 
 
 def explore_config(
-    preset: str = "default", file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    preset: str = "default",
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
 ) -> ExploreConfig:
     """Resolve the settings of `sohes explore`; see `resolve`."""
     return resolve(ExploreConfig, PRESETS, preset, file, assignments, flags)

@@ -135,7 +135,9 @@ def disjoint_layers(masks: PackedMasks, shared_share: float, max_masks: int) -> 
     return [np.array(layer, dtype=np.int64) for layer in layers]
 
 
-def mean_field(labels: NDArray[np.int32], n_labels: int, kernels: PairwiseKernels, settings: CrfSettings) -> NDArray[np.float32]:
+def mean_field(
+    labels: NDArray[np.int32], n_labels: int, kernels: PairwiseKernels, settings: CrfSettings
+) -> NDArray[np.float32]:
     """Iterate the mean field.
 
     Args:

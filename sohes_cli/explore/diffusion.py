@@ -84,7 +84,8 @@ def _smoothest(graph: UnitGraph, beta: float, count: int) -> tuple[NDArray[np.fl
     weights = graph.border_px * np.exp(-beta * graph.border_strength) + 1e-4
     low, high = graph.edges.T
     adjacency = sparse.coo_matrix(
-        (np.concatenate([weights, weights]), (np.concatenate([low, high]), np.concatenate([high, low]))), shape=(n_units, n_units)
+        (np.concatenate([weights, weights]), (np.concatenate([low, high]), np.concatenate([high, low]))),
+        shape=(n_units, n_units),
     ).tocsc()
     scale = sparse.diags(1 / np.sqrt(np.asarray(adjacency.sum(axis=1)).ravel()))
     laplacian = sparse.identity(n_units) * (1 + _SHIFT) - scale @ adjacency @ scale

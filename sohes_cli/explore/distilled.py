@@ -29,7 +29,9 @@ __all__ = ["DistilledVit"]
 
 
 _FULL_LENGTH = 0.25  # of the length of a normalized token: one that differs less from the image's mean counts less
-_FULL_CONTRAST = 0.1  # deviation of the normalized pixels (5 gray levels): in an image of less, tokens tell places, not content
+_FULL_CONTRAST = (
+    0.1  # deviation of the normalized pixels (5 gray levels): in an image of less, tokens tell places, not content
+)
 
 
 class DistilledVit:
@@ -78,7 +80,9 @@ class DistilledVit:
         self.patch_size = self._histograms.patch_size
         self.channels = int(self.vit.embed_dim) + self._histograms.channels
         self._vit_patch = int(self.vit.patch_embed.patch_size[0])
-        self._mean, self._std = (255 * torch.tensor(description[k], device=self.device).view(1, -1, 1, 1) for k in ("mean", "std"))
+        self._mean, self._std = (
+            255 * torch.tensor(description[k], device=self.device).view(1, -1, 1, 1) for k in ("mean", "std")
+        )
 
     def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe every patch of a batch of images.

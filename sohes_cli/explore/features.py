@@ -75,7 +75,10 @@ def build_backbone(config: FeaturesConfig, device: str) -> Backbone:
     """
     if config.backbone in EMBEDDED:
         if config.weights:
-            raise UsageError(f"--weights belongs to a ViT, but --backbone {config.backbone} has no weights.", "Leave one of them out.")
+            raise UsageError(
+                f"--weights belongs to a ViT, but --backbone {config.backbone} has no weights.",
+                "Leave one of them out.",
+            )
         from sohes_cli.explore.color_texture import ColorTexture
 
         return ColorTexture()
@@ -95,7 +98,10 @@ def _build_distilled(config: FeaturesConfig, device: str) -> DistilledVit:
     from sohes_cli.explore.distilled import DistilledVit
 
     if config.weights:
-        raise UsageError(f"--weights belongs to a ViT of timm, but --backbone {config.backbone} has its own.", "Leave one of them out.")
+        raise UsageError(
+            f"--weights belongs to a ViT of timm, but --backbone {config.backbone} has its own.",
+            "Leave one of them out.",
+        )
     device, precision = _placed(config, device)
     return DistilledVit(config.backbone, config.color_share, config.vit_scale, device=device, precision=precision)
 
@@ -156,6 +162,8 @@ def unit_sums(features: NDArray[np.float32], units: NDArray[np.int32], n_units: 
     channels, rows, columns = features.shape
     height, width = units.shape
     patches = patch_units(height, width, rows, columns)
-    shared = sparse.coo_matrix((np.ones(units.size), (units.ravel(), patches.ravel())), shape=(n_units, rows * columns)).tocsr()
+    shared = sparse.coo_matrix(
+        (np.ones(units.size), (units.ravel(), patches.ravel())), shape=(n_units, rows * columns)
+    ).tocsr()
     sums: NDArray[np.float32] = (shared @ features.reshape(channels, -1).T.astype(np.float64)).astype(np.float32)
     return sums

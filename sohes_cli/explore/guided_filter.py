@@ -95,7 +95,14 @@ def _box_sums(values: NDArray[Any], radius_px: int) -> NDArray[Any]:
 def _symmetric_inverses(matrices: NDArray[np.float64]) -> NDArray[np.float32]:
     """Invert symmetric 3 x 3 matrices, both as [..., 6]: rr rg rb gg gb bb."""
     rr, rg, rb, gg, gb, bb = np.moveaxis(matrices, -1, 0)
-    cofactors = [gg * bb - gb * gb, rb * gb - rg * bb, rg * gb - rb * gg, rr * bb - rb * rb, rb * rg - rr * gb, rr * gg - rg * rg]
+    cofactors = [
+        gg * bb - gb * gb,
+        rb * gb - rg * bb,
+        rg * gb - rb * gg,
+        rr * bb - rb * rb,
+        rb * rg - rr * gb,
+        rr * gg - rg * rg,
+    ]
     determinants = rr * cofactors[0] + rg * cofactors[1] + rb * cofactors[2]
     return np.stack([c / determinants for c in cofactors], axis=-1).astype(np.float32)
 
@@ -138,7 +145,9 @@ def _color_lines(
 
 
 @numba.njit(cache=True, nogil=True)
-def _above_half(lines: NDArray[np.float32], colors: NDArray[np.float32], counts: NDArray[np.float32]) -> NDArray[np.bool_]:
+def _above_half(
+    lines: NDArray[np.float32], colors: NDArray[np.float32], counts: NDArray[np.float32]
+) -> NDArray[np.bool_]:
     """Where the mean of the windows' functions, at the pixel's color, reaches 1/2."""
     height, width = counts.shape
     above = np.empty((height, width), np.bool_)

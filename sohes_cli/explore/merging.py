@@ -95,7 +95,9 @@ def _dendrogram(
 def _in_some_partition(n_units: int, merging: RegionMerging, parents: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether each node is a region of at least one kept partition, bool [R + M]."""
     n_merges = len(merging.pairs)
-    made = np.concatenate([np.zeros(n_units, dtype=np.int64), np.arange(1, n_merges + 1)])  # merges done when it appears
+    made = np.concatenate(
+        [np.zeros(n_units, dtype=np.int64), np.arange(1, n_merges + 1)]
+    )  # merges done when it appears
     gone = np.where(parents >= 0, parents - n_units + 1, n_merges + 1)  # merges done when it is no more
     kept = np.zeros(len(parents), dtype=np.bool_)
     for partition in merging.partitions:

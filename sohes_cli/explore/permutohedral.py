@@ -42,7 +42,9 @@ class PermutohedralLattice:
         n_points, d = features.shape
         slots = 1 << int(2 * n_points * (d + 1) + 1).bit_length()
         table = np.full(slots, -1, dtype=np.int32)
-        corners, weights, keys = _insert_points(np.ascontiguousarray(features, dtype=np.float32), _axis_scales(d), table)
+        corners, weights, keys = _insert_points(
+            np.ascontiguousarray(features, dtype=np.float32), _axis_scales(d), table
+        )
         return cls(corners, weights, _find_neighbors(keys, table))
 
     def weighted(self, factors: NDArray[np.float32]) -> PermutohedralLattice:
@@ -175,7 +177,9 @@ def _find_neighbors(keys: NDArray[np.int32], table: NDArray[np.int32]) -> NDArra
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
-def _splat(corners: NDArray[np.int32], weights: NDArray[np.float32], values: NDArray[np.float32], held: NDArray[np.float32]) -> None:
+def _splat(
+    corners: NDArray[np.int32], weights: NDArray[np.float32], values: NDArray[np.float32], held: NDArray[np.float32]
+) -> None:
     """Add each point's values [P, C] to the corners of its simplex, `held` [V + 1, C]."""
     for p in range(corners.shape[0]):
         for k in range(corners.shape[1]):

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["explore_photograph"]
 
 
-def explore_photograph(photo: Photograph, backbone: Backbone, config: ExploreConfig, times: StepTimes | None = None) -> LabelRecord:
+def explore_photograph(
+    photo: Photograph, backbone: Backbone, config: ExploreConfig, times: StepTimes | None = None
+) -> LabelRecord:
     """Find the masks of one photograph and their hierarchy.
 
     Args:
@@ -51,7 +53,9 @@ def explore_photograph(photo: Photograph, backbone: Backbone, config: ExploreCon
             pool = pool_masks(local, config.pooling)
     if config.refinement.method != "none":
         with times.step("refinement"):
-            masks, survivors = refine(pool.masks, photo.pixels, config.refinement, units if config.units.kind == "superpixels" else None)
+            masks, survivors = refine(
+                pool.masks, photo.pixels, config.refinement, units if config.units.kind == "superpixels" else None
+            )
             pool = pool_masks(MaskPool(masks, pool.scores[survivors]), config.pooling)
     with times.step("hierarchy"):
         forest = build_forest(pool.masks, config.hierarchy.cover)

@@ -47,7 +47,9 @@ class MaskPool:
         return MaskPool(self.masks[index], self.scores[index])
 
 
-def mask_scores(survival: NDArray[np.float64], area_shares: NDArray[np.float64], area_exponent: float) -> NDArray[np.float64]:
+def mask_scores(
+    survival: NDArray[np.float64], area_shares: NDArray[np.float64], area_exponent: float
+) -> NDArray[np.float64]:
     """Score masks: survival / 2 * area_share ^ area_exponent, float64 [N] in [0, 1]."""
     scores: NDArray[np.float64] = np.clip(survival / _LARGEST_SURVIVAL, 0, 1) * area_shares**area_exponent
     return scores

@@ -54,12 +54,16 @@ def refine(
     return refined[survivors], survivors
 
 
-def _redrawn(masks: PackedMasks, pixels: NDArray[np.uint8], method: str, units: NDArray[np.int32] | None) -> PackedMasks:
+def _redrawn(
+    masks: PackedMasks, pixels: NDArray[np.uint8], method: str, units: NDArray[np.int32] | None
+) -> PackedMasks:
     """Every mask redrawn, none dropped; each method loads only what it needs."""
     if method == "superpixels":
         from sohes_cli.explore.superpixels import superpixels
 
-        return snap_to_units(masks, superpixels(pixels, _SUPERPIXEL_SCALE, _SUPERPIXEL_AREA_PX) if units is None else units)
+        return snap_to_units(
+            masks, superpixels(pixels, _SUPERPIXEL_SCALE, _SUPERPIXEL_AREA_PX) if units is None else units
+        )
     if method == "guided":
         from sohes_cli.explore.guided_filter import Guide
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["announce", "print_outcome"]
 
-_WEIGHTS = {"none": "embedded, no weights", "hub": "pretrained", "file": "weights from a file", "random": "RANDOM weights"} | {
+_WEIGHTS = {
+    "none": "embedded, no weights",
+    "hub": "pretrained",
+    "file": "weights from a file",
+    "random": "RANDOM weights",
+} | {
     "bundled": "weights of the package",
     "pretrained": "weights of sohes pretrain",
 }
@@ -28,9 +33,14 @@ def announce(backbone: Backbone, outcome: Outcome) -> None:
     """Print which backbone runs, the way to the other kind, and how much there is to do."""
     embedded = backbone.name in (*EMBEDDED, BUNDLED)
     other = "--preset paper for the paper's DINO ViT-B/8" if embedded else "--backbone color-texture needs no weights"
-    typer.echo(f"Backbone {backbone.name} ({_WEIGHTS[backbone.identity['weights']]}); the other way: {other}.", err=True)
+    typer.echo(
+        f"Backbone {backbone.name} ({_WEIGHTS[backbone.identity['weights']]}); the other way: {other}.", err=True
+    )
     if is_launched_alone():
-        typer.echo("accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.", err=True)
+        typer.echo(
+            "accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.",
+            err=True,
+        )
     share = f" for process {outcome.shard.index + 1} of {outcome.shard.count}" if outcome.shard.count > 1 else ""
     done = f", {outcome.done_before} of them done before" if outcome.done_before else ""
     typer.echo(f"{_photographs(outcome.total)}{share}{done}.", err=True)
@@ -48,7 +58,9 @@ def print_outcome(outcome: Outcome, as_json: bool) -> None:
         typer.echo(f"{whose}{_photographs(summary.images)}, {summary.masks} masks in {outcome.seconds:.1f} s.")
         _print_steps(summary)
     labeled = outcome.done_before + summary.images
-    typer.echo(f"{whose}{labeled} of {_photographs(outcome.total)} {'has' if labeled == 1 else 'have'} labels in {outcome.labels}.")
+    typer.echo(
+        f"{whose}{labeled} of {_photographs(outcome.total)} {'has' if labeled == 1 else 'have'} labels in {outcome.labels}."
+    )
     if labeled and not several and not outcome.left:
         typer.echo(f"Next: sohes view {shlex.quote(str(outcome.labels))} --html report")
 

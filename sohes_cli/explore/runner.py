@@ -72,13 +72,17 @@ def explore_names(
         report(worker.explore(name))
 
 
-def _explore_in_workers(job: Job, names: Iterator[str], workers: int, report: Callable[[Done], None], stopped: Callable[[], bool]) -> None:
+def _explore_in_workers(
+    job: Job, names: Iterator[str], workers: int, report: Callable[[Done], None], stopped: Callable[[], bool]
+) -> None:
     """Keep one photograph more in flight than there are workers, so that none waits and memory does not grow with their number."""
     pending: set[Future[Done]] = set()
     with _worker_processes(job, workers, stopped) as executor:
         while True:
             if not stopped():
-                pending |= {submitted(executor, _explore_in_worker, name) for name in islice(names, workers + 1 - len(pending))}
+                pending |= {
+                    submitted(executor, _explore_in_worker, name) for name in islice(names, workers + 1 - len(pending))
+                }
             if not pending:
                 return
             finished, pending = first_finished(pending)
@@ -89,7 +93,9 @@ def _explore_in_workers(job: Job, names: Iterator[str], workers: int, report: Ca
 @contextmanager
 def _worker_processes(job: Job, workers: int, stopped: Callable[[], bool]) -> Iterator[ProcessPoolExecutor]:
     """Start worker processes on demand, and end them with the block."""
-    executor = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,))
+    executor = ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(job,)
+    )
 
     try:
         with children_killed_on(KeyboardInterrupt):
@@ -168,7 +174,9 @@ def _explore_in_worker(name: str) -> Done:
         except SohesError:
             raise
         except Exception as error:
-            raise SohesError(f"A worker process could not start ({_described(error)}).", "Try fewer --workers.") from error
+            raise SohesError(
+                f"A worker process could not start ({_described(error)}).", "Try fewer --workers."
+            ) from error
     return _worker.explore(name)
 
 

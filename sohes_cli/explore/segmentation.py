@@ -85,7 +85,9 @@ def _units(pixels: NDArray[np.uint8], features: NDArray[np.float32] | None, conf
     return unit_graph(units, strength)
 
 
-def _embeddings(graph: UnitGraph, sums: NDArray[np.float32] | None, config: MergingConfig) -> dict[str, NDArray[np.float32]]:
+def _embeddings(
+    graph: UnitGraph, sums: NDArray[np.float32] | None, config: MergingConfig
+) -> dict[str, NDArray[np.float32]]:
     """What the units are merged by for each affinity, summed over a unit's pixels, float32 [R, C]."""
     embeddings = {}
     if sums is not None:
@@ -106,7 +108,9 @@ def _painted(pools: list[Candidates], graph: UnitGraph, config: ExploreConfig) -
     for pool in pools:
         areas = pool.members @ graph.areas_px
         score = mask_scores(pool.survival, areas / (height * width), config.pooling.area_exponent)
-        large = np.flatnonzero((areas >= config.pooling.min_area_px) & (areas <= config.pooling.max_area * height * width))
+        large = np.flatnonzero(
+            (areas >= config.pooling.min_area_px) & (areas <= config.pooling.max_area * height * width)
+        )
         best = large[np.argsort(-score[large], kind="stable")][: 2 * config.pooling.max_masks]
         members.append(pool.members[best])
         scores.append(score[best])

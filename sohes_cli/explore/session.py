@@ -74,7 +74,9 @@ def explore_folder(
     """
     shard = shard_of_environment()
     if overwrite and shard.count > 1:
-        raise UsageError("--overwrite cannot be used with several processes.", f"Delete {out} first, or run once without a launcher.")
+        raise UsageError(
+            "--overwrite cannot be used with several processes.", f"Delete {out} first, or run once without a launcher."
+        )
     listing = list_images(images) if image_list is None else listed_images(images, image_list)
     device = _own_device(device, config, shard)
     backbone = build_backbone(config.features, device)
@@ -105,9 +107,13 @@ def _own_device(device: str, config: ExploreConfig, shard: Shard) -> str:
 def _manifest(images: Path, out: Path, config: ExploreConfig, backbone: Backbone) -> Manifest:
     settings = to_plain(config)
     settings["features"]["backbone"] = backbone.name
-    settings["features"]["weights"] = backbone.identity["weights"]  # the hash below tells weights apart, a path would not
+    settings["features"]["weights"] = backbone.identity[
+        "weights"
+    ]  # the hash below tells weights apart, a path would not
     settings["features"]["precision"] = backbone.precision
-    thresholds = {a: list(config.merging.thresholds or default_thresholds(a, backbone)) for a in config.merging.affinities}
+    thresholds = {
+        a: list(config.merging.thresholds or default_thresholds(a, backbone)) for a in config.merging.affinities
+    }
     packages = _PACKAGES if config.features.backbone in EMBEDDED else (*_PACKAGES, "torch", "timm")
     return Manifest(
         phase="explore",
@@ -148,7 +154,9 @@ def _default_workers(config: ExploreConfig, device: str, shard: Shard) -> int:
     return share
 
 
-def _work(job: Job, todo: list[str], failed: list[tuple[str, str]], outcome: Outcome, workers: int, backbone: Backbone) -> None:
+def _work(
+    job: Job, todo: list[str], failed: list[tuple[str, str]], outcome: Outcome, workers: int, backbone: Backbone
+) -> None:
     """Do what is to be done and keep the outcome up to date."""
     start = time.perf_counter()
     outcome.summary.failed.extend(failed)
@@ -168,7 +176,9 @@ def _work(job: Job, todo: list[str], failed: list[tuple[str, str]], outcome: Out
 def _conclude(outcome: Outcome) -> bool:
     summary = outcome.summary
     if outcome.interrupted:
-        typer.echo(f"Stopped with {outcome.left} of {outcome.total} to do. Run the same command again to continue.", err=True)
+        typer.echo(
+            f"Stopped with {outcome.left} of {outcome.total} to do. Run the same command again to continue.", err=True
+        )
         return False
     if summary.failed:
         names = ", ".join(name for name, _ in sorted(summary.failed)[:_SHOWN_FAILURES])

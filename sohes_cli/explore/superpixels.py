@@ -54,7 +54,9 @@ def superpixels(pixels: NDArray[np.uint8], scale: float, min_area_px: int) -> ND
     """
     from skimage.segmentation import felzenszwalb
 
-    segments: NDArray[np.int64] = felzenszwalb(pixels, scale=scale, sigma=0.8, min_size=min_area_px)  # ids without gaps already
+    segments: NDArray[np.int64] = felzenszwalb(
+        pixels, scale=scale, sigma=0.8, min_size=min_area_px
+    )  # ids without gaps already
     return segments.astype(np.int32)
 
 
@@ -75,7 +77,9 @@ def unit_graph(units: NDArray[np.int32], strength: NDArray[np.float32]) -> UnitG
     n_units = int(units.max()) + 1
     first = np.concatenate([units[:, :-1].ravel(), units[:-1].ravel()]).astype(np.int64)
     second = np.concatenate([units[:, 1:].ravel(), units[1:].ravel()]).astype(np.int64)
-    stronger = np.concatenate([np.maximum(strength[:, :-1], strength[:, 1:]).ravel(), np.maximum(strength[:-1], strength[1:]).ravel()])
+    stronger = np.concatenate(
+        [np.maximum(strength[:, :-1], strength[:, 1:]).ravel(), np.maximum(strength[:-1], strength[1:]).ravel()]
+    )
     crosses = first != second
     codes = np.minimum(first, second)[crosses] * n_units + np.maximum(first, second)[crosses]
     distinct, edge, border_px = np.unique(codes, return_inverse=True, return_counts=True)

@@ -75,7 +75,8 @@ class VitBackbone:
         self.patch_size = int(self.model.patch_embed.patch_size[0])
         self.channels = int(_key_projection(self.model.blocks[-1].attn)[0].shape[0])
         self._mean, self._std = (
-            255 * torch.tensor(self.model.pretrained_cfg[k], device=self.device).view(1, -1, 1, 1) for k in ("mean", "std")
+            255 * torch.tensor(self.model.pretrained_cfg[k], device=self.device).view(1, -1, 1, 1)
+            for k in ("mean", "std")
         )
 
     def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -102,7 +103,9 @@ class VitBackbone:
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 tokens = _last_block_input(self.model, pixels)
             # outside autocast: in fp32 this product costs little, and its result is not rounded to 8 bits
-            keys = functional.linear(tokens[:, -h * w :].float(), *_key_projection(self.model.blocks[-1].attn))  # [B, h*w, C]
+            keys = functional.linear(
+                tokens[:, -h * w :].float(), *_key_projection(self.model.blocks[-1].attn)
+            )  # [B, h*w, C]
             result: NDArray[np.float32] = keys.transpose(1, 2).contiguous().cpu().numpy()
         return result.reshape(len(images), self.channels, h, w)
 
@@ -111,7 +114,9 @@ class VitBackbone:
             raise ValueError(f"images must be uint8 [B, H, W, 3], not {images.dtype} {list(images.shape)}")
         (h, rest_y), (w, rest_x) = (divmod(side, self.patch_size) for side in images.shape[1:3])
         if rest_y or rest_x or not h or not w:
-            raise ValueError(f"height and width must be positive multiples of {self.patch_size}, not {list(images.shape[1:3])}")
+            raise ValueError(
+                f"height and width must be positive multiples of {self.patch_size}, not {list(images.shape[1:3])}"
+            )
         return h, w
 
     def _upload(self, images: NDArray[np.uint8]) -> Tensor:
@@ -128,7 +133,9 @@ def _last_block_input(model: Any, pixels: Tensor) -> Tensor:
         x, rope = model._pos_embed(x)
         x = model.norm_pre(x)
         for depth, block in enumerate(model.blocks[:-1]):
-            x = block(x, rope=rope[depth] if model.rope_mixed and rope is not None else rope)  # mixed: one embedding a block
+            x = block(
+                x, rope=rope[depth] if model.rope_mixed and rope is not None else rope
+            )  # mixed: one embedding a block
     else:
         x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
         x = model.blocks[:-1](x)

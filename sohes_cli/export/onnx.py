@@ -40,7 +40,11 @@ __all__ = ["OUTPUTS", "OnnxSummary", "export_onnx"]
 
 OUTPUTS = ("scores", "mask_logits", "ancestor_probabilities")
 _OPSET = 20
-_TRACED = (2, 3 * STRIDE, 5 * STRIDE)  # batch, height and width: none of them 1 or equal to another, which would be fixed
+_TRACED = (
+    2,
+    3 * STRIDE,
+    5 * STRIDE,
+)  # batch, height and width: none of them 1 or equal to another, which would be fixed
 _CHECKED = ((1, 4 * STRIDE, 4 * STRIDE), (2, 7 * STRIDE, 4 * STRIDE))
 _TOLERANCE = 1e-3  # of the largest number of an output
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -91,7 +95,9 @@ def export_onnx(checkpoint: Path, out: Path) -> OnnxSummary:
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise SohesError(f"The export to ONNX needs {', '.join(missing)}.", "Install what it needs: pip install 'sohes[export]'")
+        raise SohesError(
+            f"The export to ONNX needs {', '.join(missing)}.", "Install what it needs: pip install 'sohes[export]'"
+        )
     model, description = load_model(checkpoint)
     graph = _Graph(model).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +128,14 @@ def _write(graph: nn.Module, file: Path, facts: dict[str, str]) -> int:
     with torch.no_grad(), redirect_stdout(io.StringIO()):  # progress and advice of the translator
         traced = torch.export.export(graph, (example,), dynamic_shapes={"pixels": {0: dynamic, 2: dynamic, 3: dynamic}})
         program = torch.onnx.export(
-            traced, (), dynamo=True, opset_version=_OPSET, input_names=["pixels"], output_names=list(OUTPUTS), optimize=True, verbose=False
+            traced,
+            (),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=["pixels"],
+            output_names=list(OUTPUTS),
+            optimize=True,
+            verbose=False,
         )
     if program is None:
         raise SohesError("PyTorch gave no ONNX program.", "Please report it with the versions of torch and onnxscript.")

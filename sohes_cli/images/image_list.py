@@ -46,11 +46,17 @@ def listed_images(folder: Path, image_list: Path) -> ImageListing:
 
 def _lines(image_list: Path) -> set[str]:
     try:
-        lines = image_list.read_text(encoding="utf-8-sig").split("\n")  # splitlines would end a line at more than line ends
+        lines = image_list.read_text(encoding="utf-8-sig").split(
+            "\n"
+        )  # splitlines would end a line at more than line ends
     except UnicodeDecodeError as error:
-        raise UsageError(f"--list {image_list} is not a text in UTF-8.", "Give a file with one image path a line.") from error
+        raise UsageError(
+            f"--list {image_list} is not a text in UTF-8.", "Give a file with one image path a line."
+        ) from error
     except OSError as error:
-        raise UsageError(f"--list {image_list} cannot be read: {error.strerror}.", "Give a file with one image path a line.") from error
+        raise UsageError(
+            f"--list {image_list} cannot be read: {error.strerror}.", "Give a file with one image path a line."
+        ) from error
     names = {str(PurePosixPath(line.strip())) for line in lines if line.strip()}
     if not names:
         raise UsageError(f"--list {image_list} names no image.", "Give a file with one image path a line.")

@@ -16,7 +16,21 @@ if TYPE_CHECKING:
 __all__ = ["IMAGE_SUFFIXES", "ImageListing", "list_images", "require_folder"]
 
 _JPEG_SUFFIXES = {".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo"}
-_OTHER_SUFFIXES = {".apng", ".avif", ".bmp", ".dib", ".gif", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+_OTHER_SUFFIXES = {
+    ".apng",
+    ".avif",
+    ".bmp",
+    ".dib",
+    ".gif",
+    ".pbm",
+    ".pgm",
+    ".png",
+    ".pnm",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
 IMAGE_SUFFIXES = frozenset(_JPEG_SUFFIXES | _OTHER_SUFFIXES)
 
 
@@ -118,9 +132,13 @@ def require_folder(folder: Path) -> None:
     try:
         os.scandir(folder).close()
     except FileNotFoundError:
-        raise UsageError(f"The image folder {printable(folder)} does not exist.", "Name a folder of photographs.") from None
+        raise UsageError(
+            f"The image folder {printable(folder)} does not exist.", "Name a folder of photographs."
+        ) from None
     except NotADirectoryError:
-        raise UsageError(f"{printable(folder)} is not a folder.", "Name the folder that holds the photographs.") from None
+        raise UsageError(
+            f"{printable(folder)} is not a folder.", "Name the folder that holds the photographs."
+        ) from None
     except OSError as error:
         message = f"The image folder {printable(folder)} may not be read: {reason_of(error)}."
         raise SohesError(message, "Grant read and search permission on it, or name another folder.") from error
@@ -129,7 +147,9 @@ def require_folder(folder: Path) -> None:
 def _no_image(survey: _Survey) -> SohesError:
     folder, ignored, unreadable = survey.root, survey.ignored, survey.unreadable
     if not ignored and not unreadable:
-        return SohesError(f"The image folder {printable(folder)} is empty.", "Put photographs into it; hidden files are passed over.")
+        return SohesError(
+            f"The image folder {printable(folder)} is empty.", "Put photographs into it; hidden files are passed over."
+        )
     seen = f"{ignored} other {'file was' if ignored == 1 else 'files were'} seen"
     if unreadable:
         seen += f" and {len(unreadable)} could not be read (first: {unreadable[0][0]}, {unreadable[0][1]})"

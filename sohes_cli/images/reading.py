@@ -85,7 +85,9 @@ def decode_photograph(open_file: Callable[[], BinaryIO], name: str, working_size
         full_width, full_height = image.size
         _require_affordable(full_height, full_width, name)
         height, width = reduced_size(full_height, full_width, working_size)
-        image.draft(image.mode, (2 * width, 2 * height))  # a JPEG decodes faster at 1/2, 1/4 or 1/8; twice the target keeps it sharp
+        image.draft(
+            image.mode, (2 * width, 2 * height)
+        )  # a JPEG decodes faster at 1/2, 1/4 or 1/8; twice the target keeps it sharp
         image.load()
         orientation = _orientation(image, name)
         pixels = _turn(_reduce(image, height, width), orientation)
@@ -141,7 +143,10 @@ def _libtiff_error_handler() -> Callable[[int | None], int | None]:
     """libtiff's setter of the function that prints its errors, which returns the one before; Pillow raises those errors as well."""
     try:
         setter = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
-    except (AttributeError, OSError):  # a Pillow without libtiff, or one that hides its symbols: then there is nothing to set
+    except (
+        AttributeError,
+        OSError,
+    ):  # a Pillow without libtiff, or one that hides its symbols: then there is nothing to set
         return lambda handler: handler
     setter.restype, setter.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
     return cast("Callable[[int | None], int | None]", setter)
@@ -157,15 +162,20 @@ def _image_errors(name: str) -> Iterator[None]:
     except SohesError:
         raise
     except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist (any more).", "Run the command again when the folder is complete.") from error
+        raise ImageError(
+            f"{name} does not exist (any more).", "Run the command again when the folder is complete."
+        ) from error
     except PermissionError as error:
         raise ImageError(f"{name} may not be read: permission denied.", "Grant read permission on it.") from error
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name} is no image that can be decoded: damaged, of an unsupported kind, or another type of file.", _REPLACE
+            f"{name} is no image that can be decoded: damaged, of an unsupported kind, or another type of file.",
+            _REPLACE,
         ) from error
     except (MemoryError, cv2.error) as error:
-        raise ImageError(f"{name} does not fit into memory.", "Free memory, use fewer processes, or reduce the image.") from error
+        raise ImageError(
+            f"{name} does not fit into memory.", "Free memory, use fewer processes, or reduce the image."
+        ) from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them trip over, SyntaxError and KeyError included
         raise ImageError(f"{name} is damaged: {reason_of(error)}.", _REPLACE) from error
 
@@ -220,7 +230,9 @@ def _reduce(image: Image.Image, height: int, width: int) -> NDArray[np.uint8]:
     An image of more than `_STRIP_PX` pixels is converted strip by strip and reduced at once by a whole factor, to at least twice the wanted
     size, so that beside the decoded image only a strip is held.
     """
-    factor = 1 if image.height * image.width <= _STRIP_PX else max(1, min(image.height // height, image.width // width) // 2)
+    factor = (
+        1 if image.height * image.width <= _STRIP_PX else max(1, min(image.height // height, image.width // width) // 2)
+    )
     rows = max(1, _STRIP_PX // image.width // factor) * factor
     low, high = _value_range(image, rows) if image.mode in _DEEP_MODES else (0.0, 0.0)
     strips = []

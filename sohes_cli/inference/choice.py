@@ -34,7 +34,10 @@ def choose_method(kind: str | None, flags: Mapping[str, Any]) -> Method:
     shown = ", ".join(f"--{name.replace('_', '-')}" for name in given)
     if kind == "explore":
         if given:
-            raise UsageError(f"{shown}: --method explore has no model to use it.", "Leave it out; `sohes explore` has settings of its own.")
+            raise UsageError(
+                f"{shown}: --method explore has no model to use it.",
+                "Leave it out; `sohes explore` has settings of its own.",
+            )
         return ExploreMethod()
     if kind == "model" or "checkpoint" in given or has_model():
         return ModelMethod.load(**given)

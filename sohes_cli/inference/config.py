@@ -12,7 +12,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["FORESTS", "MOST_VIEWS", "OWN_SETTINGS", "REFINEMENTS", "SIZES", "SegmentConfig", "check_own", "is_size", "own_settings"]
+__all__ = [
+    "FORESTS",
+    "MOST_VIEWS",
+    "OWN_SETTINGS",
+    "REFINEMENTS",
+    "SIZES",
+    "SegmentConfig",
+    "check_own",
+    "is_size",
+    "own_settings",
+]
 
 FORESTS = ("head", "geometry")
 """The two sources of a forest: the ancestor head, and which mask covers which."""
@@ -58,7 +68,12 @@ class SegmentConfig:
         require(0 < self.nms_iou <= 1, "segment.nms_iou", self.nms_iou, "above 0 and at most 1")
         require(self.refine in REFINEMENTS, "segment.refine", self.refine, f"one of {', '.join(REFINEMENTS)}")
         is_count = isinstance(self.views, int) and not isinstance(self.views, bool)
-        require(is_count and 1 <= self.views <= MOST_VIEWS, "segment.views", self.views, f"a whole number from 1 to {MOST_VIEWS}")
+        require(
+            is_count and 1 <= self.views <= MOST_VIEWS,
+            "segment.views",
+            self.views,
+            f"a whole number from 1 to {MOST_VIEWS}",
+        )
 
 
 def is_size(value: object) -> bool:
@@ -94,5 +109,10 @@ def check_own(own: Mapping[str, Any]) -> None:
     """Raise ConfigError or TypeError unless these can be the settings of a model: some of `image_size`, `views` and `refine`."""
     unknown = set(own) - {"image_size", "views", "refine"}
     require(not unknown, "segment", ", ".join(sorted(unknown)), "image_size, views and refine alone")
-    require(is_size(own.get("image_size", SIZES[0])), "segment.image_size", own.get("image_size"), f"from {SIZES[0]} to {SIZES[1]} pixels")
+    require(
+        is_size(own.get("image_size", SIZES[0])),
+        "segment.image_size",
+        own.get("image_size"),
+        f"from {SIZES[0]} to {SIZES[1]} pixels",
+    )
     SegmentConfig(**{name: value for name, value in own.items() if name != "image_size"})

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["ForestAgreement", "forest_agreement", "geometric_forest", "head_forest"]
 
 
-def head_forest(probabilities: NDArray[np.float32], masks: PackedMasks, threshold: float = 0.5, contradiction: float = 0.5) -> Forest:
+def head_forest(
+    probabilities: NDArray[np.float32], masks: PackedMasks, threshold: float = 0.5, contradiction: float = 0.5
+) -> Forest:
     """The forest that the ancestor head sees, where the masks do not contradict it.
 
     Args:
@@ -42,7 +44,9 @@ def head_forest(probabilities: NDArray[np.float32], masks: PackedMasks, threshol
         ValueError: if there is not one row and one column of probabilities for each mask.
     """
     if probabilities.shape != (len(masks), len(masks)):
-        raise ValueError(f"{len(masks)} masks need probabilities of that many rows and columns, not {probabilities.shape}")
+        raise ValueError(
+            f"{len(masks)} masks need probabilities of that many rows and columns, not {probabilities.shape}"
+        )
     areas = masks.areas()
     is_probable = (probabilities > threshold) & (probabilities > probabilities.T)
     is_candidate = is_probable & (areas[:, None] > areas) & (masks.intersections() >= contradiction * areas)

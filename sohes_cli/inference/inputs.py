@@ -78,7 +78,9 @@ def gather_images(paths: Sequence[Path], out: Path | None = None) -> ImageSet:
         else:
             unreadable.add((printable(name), "its name is not valid UTF-8"))
     if not names and not unreadable:
-        raise SohesError(f"All images lie in {printable(out)}, where pictures are written.", "Choose another --out, or other images.")
+        raise SohesError(
+            f"All images lie in {printable(out)}, where pictures are written.", "Choose another --out, or other images."
+        )
     return ImageSet(root, tuple(sorted(names)), tuple(sorted(unreadable)))
 
 
@@ -112,7 +114,9 @@ def as_photograph(image: ImageInput, working_size: int) -> Photograph:
 def _rgb(image: Image.Image) -> NDArray[np.uint8]:
     """Turned by its EXIF orientation and laid on white where it is transparent, as files are."""
     if image.mode not in _EIGHT_BITS:
-        raise ValueError(f"a Pillow image of mode {image.mode} has no 8-bit colors; give the path of its file, or convert it")
+        raise ValueError(
+            f"a Pillow image of mode {image.mode} has no 8-bit colors; give the path of its file, or convert it"
+        )
     upright = ImageOps.exif_transpose(image)
     if upright.has_transparency_data:
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright.convert("RGBA"))

@@ -94,7 +94,13 @@ class ModelMethod:
 
     @classmethod
     def load(
-        cls, checkpoint: str | Path | None = None, *, size: int | None = None, batch_size: int = 0, device: str = "auto", **settings: Any
+        cls,
+        checkpoint: str | Path | None = None,
+        *,
+        size: int | None = None,
+        batch_size: int = 0,
+        device: str = "auto",
+        **settings: Any,
     ) -> ModelMethod:
         """Read a model file.
 
@@ -124,7 +130,9 @@ class ModelMethod:
     @property
     def batch_size(self) -> int:
         """Photographs in one pass."""
-        return self.batch or (1 if self.segmenter.device.type == "cpu" else max(1, _GPU_BATCH // self.segmenter.config.views))
+        return self.batch or (
+            1 if self.segmenter.device.type == "cpu" else max(1, _GPU_BATCH // self.segmenter.config.views)
+        )
 
     @property
     def description(self) -> str:
@@ -132,7 +140,9 @@ class ModelMethod:
         s, reason = self.segmenter, self.reason and f" ({self.reason})"
         views = f" in {s.config.views} views" if s.config.views > 1 else ""
         edges = "" if s.config.refine == "none" else f", masks along {s.config.refine}"
-        return f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px{views}{edges}."
+        return (
+            f"Model {self.file}{reason} on {s.device} in {s.precision}, photographs of {s.image_size} px{views}{edges}."
+        )
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -142,9 +152,16 @@ class ModelMethod:
     def manifest(self, images: str) -> Manifest:
         """What decides the labels; `images` is the manifest's entry for the image folder."""
         segmenter = self.segmenter
-        settings = {"method": "model", "image_size": segmenter.image_size, "precision": segmenter.precision, **asdict(segmenter.config)}
+        settings = {
+            "method": "model",
+            "image_size": segmenter.image_size,
+            "precision": segmenter.precision,
+            **asdict(segmenter.config),
+        }
         identity = {"name": segmenter.model.config.backbone, "sha256": self.sha256}
-        return Manifest(_PHASE, images, settings, identity, _versions("sohes", "numpy", "torch", "timm", "numba", "pillow"))
+        return Manifest(
+            _PHASE, images, settings, identity, _versions("sohes", "numpy", "torch", "timm", "numba", "pillow")
+        )
 
     def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
         """The labels of each photograph."""
@@ -190,7 +207,9 @@ class ExploreMethod:
     def manifest(self, images: str) -> Manifest:
         """What decides the labels; `images` is the manifest's entry for the image folder."""
         settings = {"method": "explore", **to_plain(self._config)}
-        return Manifest(_PHASE, images, settings, self._backbone.identity, _versions("sohes", "numpy", "scipy", "numba", "pillow"))
+        return Manifest(
+            _PHASE, images, settings, self._backbone.identity, _versions("sohes", "numpy", "scipy", "numba", "pillow")
+        )
 
     def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
         """The labels of each photograph."""

@@ -60,7 +60,9 @@ def partition(labels: LabelRecord | Prediction, cut_level: int) -> NDArray[np.in
         try:
             _paint(owners, run_lengths(annotations[i].segmentation), annotations[i].id)
         except ValueError as error:
-            raise StoreError(f"The record of {record.file_name} is corrupt: annotation {annotations[i].id}: {error}.") from error
+            raise StoreError(
+                f"The record of {record.file_name} is corrupt: annotation {annotations[i].id}: {error}."
+            ) from error
     return owners.reshape(record.width, record.height).T
 
 

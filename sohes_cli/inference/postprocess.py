@@ -75,7 +75,9 @@ class ScoredMasks(NamedTuple):
     queries: Tensor
 
 
-def find_masks(output: Output, image: int, size: tuple[int, int], full_size: tuple[int, int], config: SegmentConfig) -> FoundMasks:
+def find_masks(
+    output: Output, image: int, size: tuple[int, int], full_size: tuple[int, int], config: SegmentConfig
+) -> FoundMasks:
     """The masks of one photograph of a batch, from the last stage of the decoder.
 
     Args:
@@ -103,12 +105,18 @@ def score_masks(output: Output, image: int, size: tuple[int, int], min_score: fl
     queries = torch.nonzero(entity >= min_score).flatten()
     logits = mask_logits(output, image, queries, size)
     if not bool(torch.isfinite(entity.sum() + logits.sum())):  # far cheaper than a look at every number
-        raise WeightsError("The model gives numbers that are not finite.", "Give another checkpoint, or compute in fp32.")
+        raise WeightsError(
+            "The model gives numbers that are not finite.", "Give another checkpoint, or compute in fp32."
+        )
     return ScoredMasks(logits, (entity[queries] * _certainty(logits)).double().cpu().numpy(), queries)
 
 
 def distinct_masks(
-    logits: NDArray[np.float32], scores: NDArray[np.float64], size: tuple[int, int], full_size: tuple[int, int], config: SegmentConfig
+    logits: NDArray[np.float32],
+    scores: NDArray[np.float64],
+    size: tuple[int, int],
+    full_size: tuple[int, int],
+    config: SegmentConfig,
 ) -> FoundMasks:
     """Masks at a photograph's size from logits, without empty ones, those of a low score and near-duplicates.
 
@@ -130,7 +138,9 @@ def distinct_masks(
 
 
 @torch.no_grad()
-def ancestor_probabilities(head: nn.Module, output: Output, image: int, queries: NDArray[np.int64]) -> NDArray[np.float32]:
+def ancestor_probabilities(
+    head: nn.Module, output: Output, image: int, queries: NDArray[np.int64]
+) -> NDArray[np.float32]:
     """How probably each of some queries is an ancestor of each other one, float32 [N, N]; row i is the ancestor.
 
     Args:
@@ -173,5 +183,7 @@ def upsample_masks(logits: NDArray[np.float32], size: tuple[int, int], height: i
         height: rows of the masks to make.
         width: their columns.
     """
-    rows, columns = ((np.arange(pixels) + 0.5) * side / pixels for pixels, side in ((height, size[0]), (width, size[1])))
+    rows, columns = (
+        (np.arange(pixels) + 0.5) * side / pixels for pixels, side in ((height, size[0]), (width, size[1]))
+    )
     return sample_masks(logits, rows / MASK_STRIDE, columns / MASK_STRIDE)

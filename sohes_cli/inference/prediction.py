@@ -93,7 +93,9 @@ class Prediction:
         kept_ancestors = ([position[a] for a in self.forest.ancestors(int(i)) if a in position] for i in chosen)
         forest = Forest(tuple(above[0] if above else -1 for above in kept_ancestors))
         probabilities = self.ancestor_probabilities[np.ix_(chosen, chosen)]
-        return Prediction(self.name, self.height, self.width, self.packed[chosen], self.scores[chosen], forest, probabilities)
+        return Prediction(
+            self.name, self.height, self.width, self.packed[chosen], self.scores[chosen], forest, probabilities
+        )
 
     def to_record(self) -> LabelRecord:
         """The record that a label folder holds, as `sohes explore` writes it: run-lengths at the full size, ids from 1."""

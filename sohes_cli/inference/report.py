@@ -63,16 +63,27 @@ def print_end(outcome: Outcome, agreement: ForestAgreement | None, to_folder: bo
     if to_folder:
         print_outcome(outcome, as_json=False)
     elif outcome.summary.images:
-        typer.echo(f"{_photographs(outcome.summary.images)}, {outcome.summary.masks} masks in {outcome.seconds:.1f} s.", err=True)
+        typer.echo(
+            f"{_photographs(outcome.summary.images)}, {outcome.summary.masks} masks in {outcome.seconds:.1f} s.",
+            err=True,
+        )
 
 
 def end_as_json(
-    outcome: Outcome, identity: dict[str, Any], agreement: ForestAgreement | None, out: Path | None, entries: list[dict[str, Any]]
+    outcome: Outcome,
+    identity: dict[str, Any],
+    agreement: ForestAgreement | None,
+    out: Path | None,
+    entries: list[dict[str, Any]],
 ) -> None:
     """Print one JSON object: what ran and the sums of a run, with the records of its photographs, or with the files of a label folder."""
-    agreed = None if agreement is None else {"parent_share": agreement.parent_share, "ancestor_f1": agreement.ancestor_f1}
+    agreed = (
+        None if agreement is None else {"parent_share": agreement.parent_share, "ancestor_f1": agreement.ancestor_f1}
+    )
     summary = {**identity, **outcome.to_json(), "labels": None if out is None else str(out), "forest_agreement": agreed}
-    typer.echo(json.dumps({**summary, "records" if out is None else "files": entries}))  # in ASCII, so that no locale can fail it
+    typer.echo(
+        json.dumps({**summary, "records" if out is None else "files": entries})
+    )  # in ASCII, so that no locale can fail it
 
 
 def conclude(outcome: Outcome, to_folder: bool) -> bool:

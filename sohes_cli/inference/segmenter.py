@@ -28,7 +28,13 @@ from sohes_cli.images.reading import reduced_size
 from sohes_cli.inference.config import SIZES, SegmentConfig, is_size, own_settings
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
-from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, distinct_masks, find_masks, score_masks
+from sohes_cli.inference.postprocess import (
+    LARGEST_SIDE,
+    ancestor_probabilities,
+    distinct_masks,
+    find_masks,
+    score_masks,
+)
 from sohes_cli.inference.prediction import Prediction
 from sohes_cli.inference.snapping import SNAPPED_SIDE, snap_masks
 from sohes_cli.inference.voting import LEAST_VOTER, View, ViewMasks, elect, on_grid, views_of
@@ -85,7 +91,10 @@ class Segmenter:
         precision: str = "auto",
     ) -> None:
         if not is_size(image_size):
-            raise UsageError(f"The size of the image must be from {SIZES[0]} to {SIZES[1]} pixels, not {image_size}.", "Change --size.")
+            raise UsageError(
+                f"The size of the image must be from {SIZES[0]} to {SIZES[1]} pixels, not {image_size}.",
+                "Change --size.",
+            )
         if precision not in ("auto", "fp32", "bf16"):
             raise UsageError(f"The precision must be auto, fp32 or bf16, not {precision!r}.")
         self.device = torch_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -159,7 +168,9 @@ class Segmenter:
             if len(self._views) > 1:
                 return self._elected(photographs)
             output, sizes = self._output(photographs, self._views[0])
-            return in_threads(lambda i: self._found(photographs[i], output, i, sizes[i]), range(len(photographs)), available_cores())
+            return in_threads(
+                lambda i: self._found(photographs[i], output, i, sizes[i]), range(len(photographs)), available_cores()
+            )
 
     @contextmanager
     def _memory_errors(self, images: int) -> Iterator[None]:
@@ -186,7 +197,9 @@ class Segmenter:
     def _found(self, photo: Photograph, output: Output, image: int, size: tuple[int, int]) -> Prediction:
         """The masks that the network sees in the photograph as it is."""
         found = self._refined(find_masks(output, image, size, self._drawn_size(photo), self.config), photo)
-        return self._prediction(photo, found, ancestor_probabilities(self.model.ancestor_head, output, image, found.queries))
+        return self._prediction(
+            photo, found, ancestor_probabilities(self.model.ancestor_head, output, image, found.queries)
+        )
 
     def _elected(self, photographs: list[Photograph]) -> list[Prediction]:
         """The masks on which several views agree."""
@@ -196,15 +209,21 @@ class Segmenter:
             output, sizes = self._output(photographs, view)
             for image, size in enumerate(sizes):
                 views[image].append(self._view_masks(output, image, size, grids[image], view))
-        return in_threads(lambda i: self._of_votes(photographs[i], views[i], grids[i]), range(len(photographs)), available_cores())
+        return in_threads(
+            lambda i: self._of_votes(photographs[i], views[i], grids[i]), range(len(photographs)), available_cores()
+        )
 
     def _grid(self, photo: Photograph) -> tuple[int, int]:
         """Rows and columns of the cells in which the views are compared: those of the largest one's masks."""
         crops = [self._crop(photo, view) for view in self._views]
-        return -(-max(crop.height for crop in crops) // MASK_STRIDE), -(-max(crop.width for crop in crops) // MASK_STRIDE)
+        return -(-max(crop.height for crop in crops) // MASK_STRIDE), -(
+            -max(crop.width for crop in crops) // MASK_STRIDE
+        )
 
     @torch.no_grad()
-    def _view_masks(self, output: Output, image: int, size: tuple[int, int], grid: tuple[int, int], view: View) -> ViewMasks:
+    def _view_masks(
+        self, output: Output, image: int, size: tuple[int, int], grid: tuple[int, int], view: View
+    ) -> ViewMasks:
         """The masks of a view that vote; which of those that are elected are kept is another question."""
         least = min(LEAST_VOTER, self.config.min_score)
         logits, scores, queries = score_masks(output, image, size, least)
@@ -218,7 +237,9 @@ class Segmenter:
     def _of_votes(self, photo: Photograph, views: list[ViewMasks], grid: tuple[int, int]) -> Prediction:
         elected = elect(views)
         size = (MASK_STRIDE * grid[0], MASK_STRIDE * grid[1])
-        found = self._refined(distinct_masks(elected.logits, elected.scores, size, self._drawn_size(photo), self.config), photo)
+        found = self._refined(
+            distinct_masks(elected.logits, elected.scores, size, self._drawn_size(photo), self.config), photo
+        )
         return self._prediction(photo, found, elected.ancestors[np.ix_(found.queries, found.queries)])
 
     def _prediction(self, photo: Photograph, found: FoundMasks, probabilities: NDArray[np.float32]) -> Prediction:

@@ -80,10 +80,14 @@ class Delivery:
         if self.out is None and self.cut is not None:
             raise UsageError("A partition is written to a folder: --out is missing.", "Name a folder with --out DIR.")
         if self.out is None and self.overwrite:
-            raise UsageError("--overwrite removes the labels in --out, which is missing.", "Name a folder with --out DIR.")
+            raise UsageError(
+                "--overwrite removes the labels in --out, which is missing.", "Name a folder with --out DIR."
+            )
 
 
-def segment_images(images: ImageSet, method: Method, delivery: Delivery, at_end: Callable[[Outcome], object] | None = None) -> bool:
+def segment_images(
+    images: ImageSet, method: Method, delivery: Delivery, at_end: Callable[[Outcome], object] | None = None
+) -> bool:
     """Label photographs, those that have no record yet if there is a label folder.
 
     Args:
@@ -101,7 +105,10 @@ def segment_images(images: ImageSet, method: Method, delivery: Delivery, at_end:
     """
     shard = shard_of_environment()
     if delivery.overwrite and shard.count > 1:
-        raise UsageError("--overwrite cannot be used with several processes.", "Delete the folder first, or run once without a launcher.")
+        raise UsageError(
+            "--overwrite cannot be used with several processes.",
+            "Delete the folder first, or run once without a launcher.",
+        )
     run = _Run(images, method, delivery, shard)
     if not delivery.as_json:
         announce(method.description, run.outcome)
@@ -128,7 +135,9 @@ class _Run:
         self._images, self._method, self._delivery = images, method, delivery
         self._store: LabelStore | None = None
         if delivery.out is not None:
-            self._store = open_store(delivery.out, method.manifest(images_entry(delivery.out, images.root)), delivery.overwrite)
+            self._store = open_store(
+                delivery.out, method.manifest(images_entry(delivery.out, images.root)), delivery.overwrite
+            )
         self._todo: list[str] = []
         self._done: list[str] = []
         self._records: list[LabelRecord] = []

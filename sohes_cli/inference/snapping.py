@@ -50,7 +50,9 @@ def snap_masks(found: FoundMasks, pixels: NDArray[np.uint8], config: SegmentConf
     masks = found.masks
     if not len(masks):
         return found
-    reduced: NDArray[np.uint8] = cv2.resize(pixels, (masks.width, masks.height), interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    reduced: NDArray[np.uint8] = cv2.resize(pixels, (masks.width, masks.height), interpolation=cv2.INTER_AREA).astype(
+        np.uint8, copy=False
+    )
     snapped = snap_to_units(masks, superpixels(reduced, _SCALE, _LEAST_AREA_PX))
     is_redrawn = paired_ious(masks, snapped) >= _LEAST_IOU
     redrawn = PackedMasks(np.where(is_redrawn[:, None], snapped.bits, masks.bits), masks.height, masks.width)

@@ -98,7 +98,10 @@ def on_grid(logits: Tensor, size: tuple[int, int], grid: tuple[int, int], *, mir
     centers = [(torch.arange(n, device=logits.device) + 0.5) / n for n in grid]
     if mirrored:
         centers[1] = 1 - centers[1]
-    rows, columns = (2 * at * side / (MASK_STRIDE * cells) - 1 for at, side, cells in zip(centers, size, logits.shape[1:], strict=True))
+    rows, columns = (
+        2 * at * side / (MASK_STRIDE * cells) - 1
+        for at, side, cells in zip(centers, size, logits.shape[1:], strict=True)
+    )
     points = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], -1)
     return functional.grid_sample(logits[None], points[None], padding_mode="border", align_corners=False)[0]
 
@@ -157,7 +160,9 @@ def _mean_logits(logits: Tensor, members: NDArray[np.int64], weights: NDArray[np
     return mean
 
 
-def _mean_ancestors(views: Sequence[ViewMasks], members: NDArray[np.int64], matched: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _mean_ancestors(
+    views: Sequence[ViewMasks], members: NDArray[np.int64], matched: NDArray[np.bool_]
+) -> NDArray[np.float32]:
     """Mean over the views in which both masks have a match, and not the same one, of members [N, V] as indices in their own view."""
     total, count = np.zeros((2, len(members), len(members)), np.float32)
     for view, own, has in zip(views, members.T, matched.T, strict=True):

@@ -57,12 +57,17 @@ class JsonFile:
         try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise DatasetError(f"{path} is no regular file.", "Write its content to a file, which is read in several places at once.")
+                raise DatasetError(
+                    f"{path} is no regular file.",
+                    "Write its content to a file, which is read in several places at once.",
+                )
             if not status.st_size:
                 raise DatasetError(f"{path} is empty.", "Give a COCO annotation or result file.")
             return cls(path, np.memmap(path, np.uint8, mode="r").view(np.ndarray))
         except OSError as error:
-            raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Give a file that exists and that you may read.") from error
+            raise DatasetError(
+                f"{path} cannot be read: {error.strerror}.", "Give a file that exists and that you may read."
+            ) from error
 
     @property
     def start(self) -> int:
@@ -154,7 +159,9 @@ class JsonFile:
 
     def damaged(self, position: int, reason: str) -> DatasetError:
         """The error for what is wrong at a byte of the file."""
-        return DatasetError(f"{self.path} is not valid JSON: {reason} (byte {position}).", "Write or download it again.")
+        return DatasetError(
+            f"{self.path} is not valid JSON: {reason} (byte {position}).", "Write or download it again."
+        )
 
     def _parsed(self, begin: int, end: int) -> Any:
         try:
@@ -221,7 +228,9 @@ def _children(data: NDArray[np.uint8], start: int) -> tuple[NDArray[np.int64], i
 
 
 @_compiled
-def _integers(data: NDArray[np.uint8], spans: NDArray[np.int64], key: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+def _integers(
+    data: NDArray[np.uint8], spans: NDArray[np.int64], key: NDArray[np.uint8]
+) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """For each object the integer behind its first key of this name, and what was found there."""
     values, found = np.zeros(spans.shape[0], np.int64), np.zeros(spans.shape[0], np.uint8)
     for n in range(spans.shape[0]):

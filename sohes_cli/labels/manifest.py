@@ -74,10 +74,14 @@ class Manifest:
             StoreError: if it is not a manifest, or one of another format version.
         """
         if data.get("format") != FORMAT_NAME:
-            raise StoreError(f"{source} is not the manifest of a label folder.", "Give a folder written by `sohes explore`.")
+            raise StoreError(
+                f"{source} is not the manifest of a label folder.", "Give a folder written by `sohes explore`."
+            )
         if data.get("format_version") != FORMAT_VERSION:
             there = json.dumps(data.get("format_version"))
-            raise StoreError(f"{source} has another format (format_version: {there} there, {FORMAT_VERSION} now).", _OTHER_VERSION)
+            raise StoreError(
+                f"{source} has another format (format_version: {there} there, {FORMAT_VERSION} now).", _OTHER_VERSION
+            )
         try:
             return cls(
                 phase=str(data["phase"]),
@@ -137,7 +141,9 @@ def open_store(root: Path, manifest: Manifest, overwrite: bool = False) -> Label
             _refuse_other_files(root)
             _publish(root, manifest)
     except OSError as error:
-        raise StoreError(f"{root} cannot be written: {error.strerror}.", "Free space, or choose a folder that you may write to.") from error
+        raise StoreError(
+            f"{root} cannot be written: {error.strerror}.", "Free space, or choose a folder that you may write to."
+        ) from error
     _compare(root, read_manifest(root), manifest)
     return LabelStore(root)
 
@@ -148,10 +154,13 @@ def _load(root: Path) -> dict[str, Any]:
         data = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
         raise StoreError(
-            f"{root} is no label folder: it has no {MANIFEST_NAME}.", f"Make one with `sohes explore IMAGES --out {root}`."
+            f"{root} is no label folder: it has no {MANIFEST_NAME}.",
+            f"Make one with `sohes explore IMAGES --out {root}`.",
         ) from error
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}.", "Give a label folder that you may read.") from error
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}.", "Give a label folder that you may read."
+        ) from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is corrupt: {error}.", _ANOTHER_FOLDER) from error
     if not isinstance(data, dict) or data.get("format") != FORMAT_NAME:
@@ -188,17 +197,24 @@ def _move_unless_there(temporary: Path, target: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        temporary.replace(target)  # a file system without links: the last wins, and all still compare with what is there
+        temporary.replace(
+            target
+        )  # a file system without links: the last wins, and all still compare with what is there
 
 
 def _compare(root: Path, there: Manifest, now: Manifest) -> None:
-    methods = [{name: value for name, value in config.items() if name == "method"} for config in (there.config, now.config)]
+    methods = [
+        {name: value for name, value in config.items() if name == "method"} for config in (there.config, now.config)
+    ]
     lines = [
         *_differences({"phase": there.phase, "images": there.images}, {"phase": now.phase, "images": now.images}),
         *_differences(*methods),
     ]
     if methods[0] == methods[1]:  # else no setting is shared, and all would be listed
-        lines += [*_differences(there.config, now.config), *_differences({"backbone": there.backbone}, {"backbone": now.backbone})]
+        lines += [
+            *_differences(there.config, now.config),
+            *_differences({"backbone": there.backbone}, {"backbone": now.backbone}),
+        ]
     if lines:
         raise StoreError(f"{root} was made with other settings: {'; '.join(dict.fromkeys(lines))}.", _ELSEWHERE)
 
@@ -207,7 +223,11 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """One line per setting that differs, under the dotted name that `--set` takes."""
     old, new = dict(_flatten(there)), dict(_flatten(now))
     names = [*new, *(name for name in old if name not in new)]
-    return [f"{name}: {_shown(old, name)} there, {_shown(new, name)} now" for name in names if _shown(old, name) != _shown(new, name)]
+    return [
+        f"{name}: {_shown(old, name)} there, {_shown(new, name)} now"
+        for name in names
+        if _shown(old, name) != _shown(new, name)
+    ]
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,7 +20,9 @@ __all__ = ["label_record"]
 _SCORE_DIGITS = 6
 
 
-def label_record(name: str, height: int, width: int, masks: PackedMasks, scores: NDArray[np.float64], forest: Forest) -> LabelRecord:
+def label_record(
+    name: str, height: int, width: int, masks: PackedMasks, scores: NDArray[np.float64], forest: Forest
+) -> LabelRecord:
     """The record of one image.
 
     Args:

@@ -116,7 +116,9 @@ class LabelSource:
         if self.kind == "label folder":
             return LabelStore(self.path).read(str(image.file_name))
         if image.file_name is None:
-            raise DatasetError(f"{self.path} does not name its images.", "Give a label folder or a COCO annotation file.")
+            raise DatasetError(
+                f"{self.path} does not name its images.", "Give a label folder or a COCO annotation file."
+            )
         return _label_record(self.path, image, self.locations[index].load())
 
 
@@ -139,20 +141,26 @@ def open_source(path: Path) -> LabelSource:
 
 def _annotation_source(file: JsonFile) -> LabelSource:
     members = file.members()
-    missing = [key for key in ("images", "annotations") if key not in members or not file.is_array(int(members[key][0]))]
+    missing = [
+        key for key in ("images", "annotations") if key not in members or not file.is_array(int(members[key][0]))
+    ]
     if missing:
         raise DatasetError(
             f"{file.path} is not a COCO annotation file: it has no list of {missing[0]}.",
             "Give a COCO annotation file, a COCO result file (a list of masks) or a label folder.",
         )
-    images = sorted((_image_entry(file, item) for item in file.parse_all(file.elements(int(members["images"][0])))), key=_sort_key)
+    images = sorted(
+        (_image_entry(file, item) for item in file.parse_all(file.elements(int(members["images"][0])))), key=_sort_key
+    )
     _refuse_twice(file.path, "image id", (image.id for image in images))
     _refuse_twice(file.path, "image", (image.file_name for image in images))
     spans = file.elements(int(members["annotations"][0]))
     _refuse_annotation_ids(file, spans)
     info = file.parse(members["info"]) if "info" in members else {}
     grouped = _by_image(file, spans, [image.id for image in images if image.id is not None])
-    return LabelSource(file.path, "annotation file", images, grouped, info if isinstance(info, dict) else {}, len(spans))
+    return LabelSource(
+        file.path, "annotation file", images, grouped, info if isinstance(info, dict) else {}, len(spans)
+    )
 
 
 def _result_source(file: JsonFile) -> LabelSource:
@@ -171,7 +179,8 @@ def _image_entry(file: JsonFile, item: Any) -> ImageEntry:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         shown = str(item)[:80]
         raise DatasetError(
-            f"{file.path}: an image lacks a valid id, height or width ({error!r} in {shown}).", "Mend it, or convert the data set again."
+            f"{file.path}: an image lacks a valid id, height or width ({error!r} in {shown}).",
+            "Mend it, or convert the data set again.",
         ) from error
 
 
@@ -226,7 +235,9 @@ def _owners(file: JsonFile, spans: NDArray[np.int64], ids: Sequence[ImageId]) ->
     """The position in `ids` of each annotation's image, int64 [N], -1 where it is not among them."""
     values, found = file.integers(spans, "image_id")
     position = {image_id: i for i, image_id in enumerate(ids)}
-    distinct, inverse = np.unique(values, return_inverse=True)  # few against the annotations, so that Python looks at few
+    distinct, inverse = np.unique(
+        values, return_inverse=True
+    )  # few against the annotations, so that Python looks at few
     owners = np.array([position.get(v, -1) for v in distinct.tolist()], np.int64)[inverse]
     for k, image_id in _other_image_ids(file, spans, found).items():
         owners[k] = position.get(image_id, -1)
@@ -242,12 +253,17 @@ def _refuse_annotation_ids(file: JsonFile, spans: NDArray[np.int64]) -> None:
         annotation_id = file.parse(spans[k])["id"]
         if annotation_id is not None and not _is_id(annotation_id):
             raise DatasetError(
-                f"{file.path}: annotation {k + 1} has the id {str(annotation_id)[:80]}.", "Give each annotation an integer as its id."
+                f"{file.path}: annotation {k + 1} has the id {str(annotation_id)[:80]}.",
+                "Give each annotation an integer as its id.",
             )
         if annotation_id is not None:
             others[annotation_id] += 1
     known = set(distinct.tolist()) if others else set()  # 1.0 is 1
-    _refuse(file.path, "annotation id", distinct[counts > 1].tolist() + [v for v, n in others.items() if n > 1 or v in known])
+    _refuse(
+        file.path,
+        "annotation id",
+        distinct[counts > 1].tolist() + [v for v, n in others.items() if n > 1 or v in known],
+    )
 
 
 def _refuse_twice(path: Path, what: str, values: Iterable[Any]) -> None:
@@ -269,7 +285,9 @@ def _record_annotations(path: Path, file_name: str | None) -> Any:
         record = json.loads(path.read_bytes())
         annotations, named = record["annotations"], record["image"]["file_name"]
     except OSError as error:
-        raise DatasetError(f"{path} cannot be read: {error.strerror}.", "Give a label folder that you may read.") from error
+        raise DatasetError(
+            f"{path} cannot be read: {error.strerror}.", "Give a label folder that you may read."
+        ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path} is not a label record: {error!r}.", hint) from error
     if named != file_name:
@@ -281,7 +299,9 @@ def _label_record(path: Path, image: ImageEntry, annotations: list[dict[str, Any
     try:
         made = _annotations(image, annotations)
     except KeyError as error:
-        raise DatasetError(f"{path}: an annotation of {image} has no {error}, or no such parent.", "Write the file again.") from error
+        raise DatasetError(
+            f"{path}: an annotation of {image} has no {error}, or no such parent.", "Write the file again."
+        ) from error
     except (ValueError, TypeError, OverflowError) as error:
         raise DatasetError(f"{path}: an annotation of {image} is damaged: {error}.", "Write the file again.") from error
     return LabelRecord(str(image.file_name), image.height, image.width, made)
@@ -302,7 +322,9 @@ def _annotations(image: ImageEntry, annotations: list[dict[str, Any]]) -> tuple[
     )
 
 
-def _annotation(data: dict[str, Any], image: ImageEntry, annotation_id: int, level: int, parent: int | None) -> Annotation:
+def _annotation(
+    data: dict[str, Any], image: ImageEntry, annotation_id: int, level: int, parent: int | None
+) -> Annotation:
     rle = compressed(data["segmentation"], image.height, image.width)
     area, box = mask_extent(rle)
     return Annotation(annotation_id, rle, area, box, float(data.get("score", 1.0)), level, parent)

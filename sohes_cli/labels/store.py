@@ -55,7 +55,9 @@ class LabelStore:
         if not _is_unicode(file_name):
             raise StoreError(f"{file_name!r} cannot name a label record: it is not valid UTF-8.", "Rename the image.")
         if file_name + RECORD_SUFFIX == MANIFEST_NAME:
-            raise StoreError(f"{file_name!r} cannot name a label record: {MANIFEST_NAME} is the manifest.", "Rename the image.")
+            raise StoreError(
+                f"{file_name!r} cannot name a label record: {MANIFEST_NAME} is the manifest.", "Rename the image."
+            )
         return self.root / (file_name + RECORD_SUFFIX)
 
     def has(self, file_name: str) -> bool:
@@ -94,7 +96,9 @@ class LabelStore:
             StoreError: if the folder is missing or cannot be listed.
         """
         files = visible_files(self.root)
-        return sorted(name.removesuffix(RECORD_SUFFIX) for name in files if name.endswith(RECORD_SUFFIX) and name != MANIFEST_NAME)
+        return sorted(
+            name.removesuffix(RECORD_SUFFIX) for name in files if name.endswith(RECORD_SUFFIX) and name != MANIFEST_NAME
+        )
 
     def __iter__(self) -> Iterator[LabelRecord]:
         """All records in the order of their names, one in memory at a time."""
@@ -112,7 +116,9 @@ def read_record(path: Path) -> LabelRecord:
         record = LabelRecord.from_json(json.loads(path.read_bytes()), source=str(path))
         _ = record.forest  # its pointers are checked when it is built
     except OSError as error:
-        raise StoreError(f"{path} cannot be read: {error.strerror}.", "Give a label record, or make it readable.") from error
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}.", "Give a label record, or make it readable."
+        ) from error
     except StoreError as error:
         if str(path) in error.message:
             raise
@@ -151,4 +157,6 @@ def _is_unicode(text: str) -> bool:
 
 
 def _raise_unlisted(error: OSError) -> None:
-    raise StoreError(f"{error.filename} cannot be listed: {error.strerror}.", "Give a label folder that you may read.") from error
+    raise StoreError(
+        f"{error.filename} cannot be listed: {error.strerror}.", "Give a label folder that you may read."
+    ) from error

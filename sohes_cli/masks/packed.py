@@ -112,7 +112,9 @@ class PackedMasks:
             ValueError: if the full size is smaller than the masks, which would lose pixels.
         """
         if height < self.height or width < self.width:
-            raise ValueError(f"masks of {self.height} x {self.width} cannot be written for an image of {height} x {width}")
+            raise ValueError(
+                f"masks of {self.height} x {self.width} cannot be written for an image of {height} x {width}"
+            )
         first_row = np.searchsorted(nearest_pixels(self.height, height), np.arange(self.height + 1)).astype(np.int64)
         columns = nearest_pixels(self.width, width)
         runs = (_resized_runs(*mask, first_row, columns) for mask in zip(self.bits, self.boxes_xyxy(), strict=True))
@@ -160,7 +162,9 @@ def _paint_runs(members: NDArray[np.bool_], starts: NDArray[np.int64], owners: N
 
 
 @numba.njit(cache=True, nogil=True)
-def _paint_intervals(starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], bits: NDArray[np.uint64]) -> None:
+def _paint_intervals(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], bits: NDArray[np.uint64]
+) -> None:
     """Set the bits of every interval of each mask; see `RunMasks`."""
     for n in range(offsets.shape[0] - 1):
         for k in range(offsets[n], offsets[n + 1]):

@@ -31,7 +31,9 @@ def fill_holes(masks: PackedMasks) -> PackedMasks:
     return _redrawn_boxes(masks, 0, lambda box, _left, _top: _filled(box))
 
 
-def _redrawn_boxes(masks: PackedMasks, margin_px: int, redraw: Callable[[NDArray[np.bool_], int, int], NDArray[np.bool_]]) -> PackedMasks:
+def _redrawn_boxes(
+    masks: PackedMasks, margin_px: int, redraw: Callable[[NDArray[np.bool_], int, int], NDArray[np.bool_]]
+) -> PackedMasks:
     """Redraw each mask inside its box, widened by a margin: `redraw(part of the mask, left, top)`; empty masks stay."""
     bits = np.zeros_like(masks.bits)
     for n, (left, top, right, bottom) in enumerate(masks.boxes_xyxy().tolist()):
@@ -68,7 +70,9 @@ def _covered_px(bits: NDArray[np.uint64], columns: NDArray[np.int32], n_units: i
 
 
 @numba.njit(cache=True, nogil=True)
-def _unpack_box(bits: NDArray[np.uint64], height: int, left: int, top: int, right: int, bottom: int) -> NDArray[np.bool_]:
+def _unpack_box(
+    bits: NDArray[np.uint64], height: int, left: int, top: int, right: int, bottom: int
+) -> NDArray[np.bool_]:
     """A rectangle of one packed mask, bool [h, w]."""
     box = np.empty((bottom - top, right - left), np.bool_)
     for x in range(left, right):

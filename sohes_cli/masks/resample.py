@@ -68,7 +68,11 @@ def _cropped(
     for n in range(offsets.shape[0] - 1):
         first, last, begun = offsets[n], offsets[n + 1], count
         run = first
-        left, right = _shown(columns, starts[first] // source_height, (ends[last - 1] - 1) // source_height) if first < last else (0, 0)
+        left, right = (
+            _shown(columns, starts[first] // source_height, (ends[last - 1] - 1) // source_height)
+            if first < last
+            else (0, 0)
+        )
         for x in range(left, right):
             low = columns[x] * source_height
             while run > first and ends[run - 1] > low:

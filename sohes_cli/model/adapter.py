@@ -41,7 +41,10 @@ class SpatialPrior(nn.Module):
     def __init__(self, inner: int, channels: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            *_block(3, inner, 2), *_block(inner, inner, 1), *_block(inner, inner, 1), nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+            *_block(3, inner, 2),
+            *_block(inner, inner, 1),
+            *_block(inner, inner, 1),
+            nn.MaxPool2d(kernel_size=3, stride=2, padding=1),
         )
         self.conv2 = nn.Sequential(*_block(inner, 2 * inner, 2))
         self.conv3 = nn.Sequential(*_block(2 * inner, 4 * inner, 2))
@@ -90,7 +93,9 @@ class Injector(nn.Module):
     def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
         self.query_norm, self.feat_norm = _norm(channels), _norm(channels)
-        self.attn = DeformableAttention(channels, len(STRIDES), config.adapter_heads, config.adapter_points, config.adapter_value_ratio)
+        self.attn = DeformableAttention(
+            channels, len(STRIDES), config.adapter_heads, config.adapter_points, config.adapter_value_ratio
+        )
         self.gamma = nn.Parameter(torch.zeros(channels))
 
     def forward(self, tokens: Tensor, places: Tensor, maps: Tensor, extent: Extent) -> Tensor:
@@ -113,7 +118,9 @@ class Extractor(nn.Module):
     def __init__(self, channels: int, config: ModelConfig, drop_path: float) -> None:
         super().__init__()
         self.query_norm, self.feat_norm, self.ffn_norm = _norm(channels), _norm(channels), _norm(channels)
-        self.attn = DeformableAttention(channels, 1, config.adapter_heads, config.adapter_points, config.adapter_value_ratio)
+        self.attn = DeformableAttention(
+            channels, 1, config.adapter_heads, config.adapter_points, config.adapter_value_ratio
+        )
         self.ffn = ConvMlp(channels, int(channels * config.adapter_mlp_ratio))
         self.drop_path = DropPath(drop_path)
         self.stride = config.token_stride
@@ -121,7 +128,9 @@ class Extractor(nn.Module):
     def forward(self, maps: Tensor, places: Tensor, tokens: Tensor, extent: Extent) -> Tensor:
         """Maps [B, S, C] at places [S, 2], after reading the patch tokens [B, N, C]."""
         token_mask = extent.flat_mask((self.stride,))
-        maps = maps + self.attn(self.query_norm(maps), places, self.feat_norm(tokens), [extent.grid(self.stride)], token_mask)
+        maps = maps + self.attn(
+            self.query_norm(maps), places, self.feat_norm(tokens), [extent.grid(self.stride)], token_mask
+        )
         dropped: Tensor = self.drop_path(self.ffn(self.ffn_norm(maps), extent))
         return maps + dropped
 
@@ -155,7 +164,11 @@ def _norm(channels: int) -> nn.LayerNorm:
 
 
 def _block(inner: int, outer: int, stride: int) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False), MaskedBatchNorm(outer), nn.ReLU(inplace=True)
+    return (
+        nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False),
+        MaskedBatchNorm(outer),
+        nn.ReLU(inplace=True),
+    )
 
 
 def _run(layers: nn.Sequential, maps: Tensor, extent: Extent, stride: int) -> Tensor:

@@ -58,7 +58,9 @@ class MultiheadAttention(nn.Module):
         return projected
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, backend: AttentionBackend = "auto") -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, backend: AttentionBackend = "auto"
+) -> Tensor:
     """softmax(query key^T / sqrt(D)) value for each head, over the keys that are allowed.
 
     Args:

@@ -57,17 +57,22 @@ class AdaptedVit(nn.Module):
         self.vit.norm, self.vit.fc_norm = nn.Identity(), nn.Identity()  # tokens go on before the last norm
         self.channels, depth = int(self.vit.embed_dim), len(self.vit.blocks)
         if depth % config.interactions:
-            raise ConfigError(f"model.interactions must divide the {depth} blocks of the ViT, not {config.interactions}.")
+            raise ConfigError(
+                f"model.interactions must divide the {depth} blocks of the ViT, not {config.interactions}."
+            )
         if int(self.channels * config.adapter_value_ratio) % config.adapter_heads:
             inner = int(self.channels * config.adapter_value_ratio)
-            raise ConfigError(f"model.adapter_heads must divide the {inner} channels of the adapter's values, not {config.adapter_heads}.")
+            raise ConfigError(
+                f"model.adapter_heads must divide the {inner} channels of the adapter's values, not {config.adapter_heads}."
+            )
         self.stride = config.token_stride
         self.patch_size = int(self.vit.patch_embed.patch_size[0])
         self.spm = SpatialPrior(config.prior_channels, self.channels)
         self.level_embed = nn.Parameter(torch.zeros(len(STRIDES), self.channels))
         last = config.interactions - 1
         self.interactions = nn.ModuleList(
-            Exchange(self.channels, config, config.drop_path, _EXTRA_EXTRACTORS if i == last else 0) for i in range(config.interactions)
+            Exchange(self.channels, config, config.drop_path, _EXTRA_EXTRACTORS if i == last else 0)
+            for i in range(config.interactions)
         )
         self.up = nn.ConvTranspose2d(self.channels, self.channels, kernel_size=2, stride=2)
         self.norm1, self.norm2, self.norm3, self.norm4 = (MaskedBatchNorm(self.channels) for _ in range(4))
@@ -87,7 +92,9 @@ class AdaptedVit(nn.Module):
         """Images [B, 3, H, W] to maps [B, C, h, w] at strides 4, 8, 16 and 32; zeros outside of an image."""
         first, *levels = self.spm(pixels, extent)
         grids = [extent.grid(stride) for stride in STRIDES]
-        maps = torch.cat([level.flatten(2).mT + embed for level, embed in zip(levels, self.level_embed, strict=True)], 1)
+        maps = torch.cat(
+            [level.flatten(2).mT + embed for level, embed in zip(levels, self.level_embed, strict=True)], 1
+        )
         tokens = self._embed(pixels, extent)
         tokens, maps = self._exchange(tokens, maps, extent, grids)
         (seen,) = levels_of(tokens[:, self._n_prefix :], [extent.grid(self.stride)])
@@ -111,7 +118,11 @@ class AdaptedVit(nn.Module):
             pixels = resized(pixels, (size[0], size[1]), extent, 1)
         x = vit.patch_embed(pixels).flatten(1, 2)
         position = self._positions(extent).to(x.dtype)
-        prefix = [token.expand(x.shape[0], -1, -1).to(x.dtype) for token in (vit.cls_token, vit.reg_token) if token is not None]
+        prefix = [
+            token.expand(x.shape[0], -1, -1).to(x.dtype)
+            for token in (vit.cls_token, vit.reg_token)
+            if token is not None
+        ]
         tokens = torch.cat([*prefix, x + position], 1) if vit.no_embed_class else torch.cat([*prefix, x], 1) + position
         embedded: Tensor = vit.norm_pre(tokens)
         return embedded
@@ -139,7 +150,9 @@ class AdaptedVit(nn.Module):
         placed[: size[0], : size[1]] = position[n_prefix:].view(*size, -1)
         return torch.cat([position[:n_prefix], placed.flatten(0, 1)])
 
-    def _exchange(self, tokens: Tensor, maps: Tensor, extent: Extent, grids: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def _exchange(
+        self, tokens: Tensor, maps: Tensor, extent: Extent, grids: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
         """Run the blocks of the ViT and the exchanges between them."""
         places = reference_points([extent.grid(self.stride)], tokens.device)
         map_places = reference_points(grids, tokens.device)
@@ -166,7 +179,11 @@ class AdaptedVit(nn.Module):
         if own is None:
             return None
         kept = torch.cat([own.new_ones(len(own), self._n_prefix), own], 1)[:, None, None]
-        dtype = torch.get_autocast_dtype(tokens.device.type) if torch.is_autocast_enabled(tokens.device.type) else tokens.dtype
+        dtype = (
+            torch.get_autocast_dtype(tokens.device.type)
+            if torch.is_autocast_enabled(tokens.device.type)
+            else tokens.dtype
+        )
         return torch.zeros(kept.shape, dtype=dtype, device=kept.device).masked_fill(~kept, float("-inf"))
 
 

@@ -73,8 +73,18 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.backbone), "model.backbone", self.backbone, "the timm name of a ViT")
-        require(bool(self.weights), "model.weights", self.weights, "pretrained, random, a weights file or a run of sohes pretrain")
-        require(0 <= self.patch_size <= 64, "model.patch_size", self.patch_size, "pixels from 1 to 64, or 0 for the ViT's own")
+        require(
+            bool(self.weights),
+            "model.weights",
+            self.weights,
+            "pretrained, random, a weights file or a run of sohes pretrain",
+        )
+        require(
+            0 <= self.patch_size <= 64,
+            "model.patch_size",
+            self.patch_size,
+            "pixels from 1 to 64, or 0 for the ViT's own",
+        )
         for name in ("embed_dim", "depth", "num_heads"):
             require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "above 0, or 0 for the ViT's own")
         require(self.token_stride in (4, 8, 16, 32), "model.token_stride", self.token_stride, "4, 8, 16 or 32")
@@ -82,12 +92,25 @@ class ModelConfig:
         for name in ("adapter_value_ratio", "adapter_mlp_ratio"):
             require(0 < getattr(self, name) <= 8, f"model.{name}", getattr(self, name), "above 0 and at most 8")
         for name in (
-            *("interactions", "prior_channels", "adapter_heads", "adapter_points", "heads", "pixel_layers", "pixel_points"),
+            *(
+                "interactions",
+                "prior_channels",
+                "adapter_heads",
+                "adapter_points",
+                "heads",
+                "pixel_layers",
+                "pixel_points",
+            ),
             *("pixel_mlp_dim", "decoder_layers", "decoder_mlp_dim", "queries"),
         ):
             require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         fits = self.hidden_dim >= 32 and self.hidden_dim % 32 == 0 and self.hidden_dim % self.heads == 0
-        require(fits, "model.hidden_dim", self.hidden_dim, f"a multiple of 32 (the norms' groups) and of model.heads ({self.heads})")
+        require(
+            fits,
+            "model.hidden_dim",
+            self.hidden_dim,
+            f"a multiple of 32 (the norms' groups) and of model.heads ({self.heads})",
+        )
 
     @property
     def vit_shape(self) -> dict[str, int]:

@@ -64,7 +64,12 @@ class DeformableAttention(nn.Module):
         nn.init.xavier_uniform_(self.output_proj.weight)
 
     def forward(
-        self, queries: Tensor, references: Tensor, levels: Tensor, shapes: Sequence[tuple[int, int]], mask: Tensor | None = None
+        self,
+        queries: Tensor,
+        references: Tensor,
+        levels: Tensor,
+        shapes: Sequence[tuple[int, int]],
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Attend.
 
@@ -84,7 +89,9 @@ class DeformableAttention(nn.Module):
             value = value * mask[..., None]
         offsets = self.sampling_offsets(queries).float().view(batch, n, self.heads, self.levels, self.points, 2)
         weights = self.attention_weights(queries).float().view(batch, n, self.heads, -1).softmax(-1)
-        sizes = torch.stack([torch.stack([_scalar(w, offsets), _scalar(h, offsets)]) for h, w in shapes])  # [L, 2], (x, y)
+        sizes = torch.stack(
+            [torch.stack([_scalar(w, offsets), _scalar(h, offsets)]) for h, w in shapes]
+        )  # [L, 2], (x, y)
         locations = references[:, None, None, None] + offsets / sizes[:, None]
         weights = weights.view(batch, n, self.heads, self.levels, self.points)
         value = value.view(batch, value.shape[1], self.heads, -1)

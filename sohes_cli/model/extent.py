@@ -127,7 +127,13 @@ class MaskedBatchNorm(nn.BatchNorm2d):
 
     def _measured(self, maps: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
         """Mean and variance of each channel over all processes, which also move the running ones."""
-        sums = torch.stack([maps.sum((0, 2, 3)), maps.square().sum((0, 2, 3)), torch.ones_like(maps[:, :1]).sum().expand(maps.shape[1])])
+        sums = torch.stack(
+            [
+                maps.sum((0, 2, 3)),
+                maps.square().sum((0, 2, 3)),
+                torch.ones_like(maps[:, :1]).sum().expand(maps.shape[1]),
+            ]
+        )
         if not alone:
             sums = _SumOverProcesses.apply(sums)
         mean, square, count = sums[0] / sums[2], sums[1] / sums[2], sums[2].detach()
@@ -163,7 +169,9 @@ def _cropped(maps: Tensor, cells: Sequence[tuple[int, int]]) -> list[Tensor]:
 
 def _placed(parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
     """Maps [C, rows, columns] in the upper left of a larger grid of zeros, [B, C, h, w]."""
-    return torch.stack([functional.pad(part, (0, grid[1] - part.shape[2], 0, grid[0] - part.shape[1])) for part in parts])
+    return torch.stack(
+        [functional.pad(part, (0, grid[1] - part.shape[2], 0, grid[0] - part.shape[1])) for part in parts]
+    )
 
 
 def levels_of(tokens: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:

@@ -57,7 +57,9 @@ def load_model(path: Path) -> tuple[EntityModel, dict[str, Any]]:
         with torch.device("meta"):  # no random numbers are drawn for parameters that are replaced at once
             model = EntityModel(config)
     except (KeyError, TypeError, SohesError) as error:
-        raise WeightsError(f"{file} has no settings from which its model could be built: {error}.", "It is of another version.") from error
+        raise WeightsError(
+            f"{file} has no settings from which its model could be built: {error}.", "It is of another version."
+        ) from error
     model.to_empty(device="cpu")
     load_module(model, tensors, "model", file)
     return model.eval(), description

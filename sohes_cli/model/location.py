@@ -7,7 +7,16 @@ from pathlib import Path
 from sohes_cli.errors import SohesError, UsageError
 from sohes_cli.vit import bundled
 
-__all__ = ["HOW_TO_TRAIN", "MODEL_NAME", "NO_MODEL", "default_checkpoint", "find_model", "has_model", "model_file", "reason_for"]
+__all__ = [
+    "HOW_TO_TRAIN",
+    "MODEL_NAME",
+    "NO_MODEL",
+    "default_checkpoint",
+    "find_model",
+    "has_model",
+    "model_file",
+    "reason_for",
+]
 
 MODEL_NAME = "model.safetensors"
 
@@ -31,10 +40,14 @@ def find_model(path: Path) -> Path:
     """
     if path.is_dir():
         if not (path / MODEL_NAME).is_file():
-            raise UsageError(f"{path} has no {MODEL_NAME}.", "Give the folder of a run of sohes train that has saved a checkpoint.")
+            raise UsageError(
+                f"{path} has no {MODEL_NAME}.", "Give the folder of a run of sohes train that has saved a checkpoint."
+            )
         return path / MODEL_NAME
     if not path.is_file():
-        raise UsageError(f"There is no model {path}.", "Give the folder of a run of sohes train, or its model.safetensors.")
+        raise UsageError(
+            f"There is no model {path}.", "Give the folder of a run of sohes train, or its model.safetensors."
+        )
     return path
 
 

@@ -122,7 +122,9 @@ class PixelLayer(nn.Module):
         for layer in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(layer.weight)
 
-    def forward(self, x: Tensor, positions: Tensor, places: Tensor, shapes: Sequence[tuple[int, int]], mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, places: Tensor, shapes: Sequence[tuple[int, int]], mask: Tensor | None
+    ) -> Tensor:
         """Pixels of all levels [B, S, C], with their position embeddings, places [S, 2] and validity [B, S]."""
         x = self.norm1(x + self.self_attn(x + positions, places, x, shapes, mask))
         normal: Tensor = self.norm2(x + self.linear2(functional.relu(self.linear1(x))))
@@ -176,7 +178,9 @@ def sine_positions(extent: Extent, stride: int, channels: int) -> Tensor:
 
 def _waves(angles: Tensor, channels: int) -> Tensor:
     """Sine and cosine of each angle at C / 2 frequencies in turn, [..., C]."""
-    steps = torch.arange(channels, dtype=torch.float32, device=angles.device).div(2, rounding_mode="floor") * (2 / channels)
+    steps = torch.arange(channels, dtype=torch.float32, device=angles.device).div(2, rounding_mode="floor") * (
+        2 / channels
+    )
     scaled = angles.reshape(-1, angles.shape[-1], 1) / _TEMPERATURE**steps
     return torch.stack([scaled[..., 0::2].sin(), scaled[..., 1::2].cos()], -1).flatten(-2)
 

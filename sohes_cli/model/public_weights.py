@@ -123,7 +123,10 @@ _SECTIONS = (
         "query_decoder.",
         (
             (r"transformer_decoder\.post_norm\.", "decoder_norm."),
-            (r"transformer_decoder\.layers\.(\d+)\.(?:attentions\.0|cross_attn)\.attn\.", rf"{_CROSS}.\1.multihead_attn."),
+            (
+                r"transformer_decoder\.layers\.(\d+)\.(?:attentions\.0|cross_attn)\.attn\.",
+                rf"{_CROSS}.\1.multihead_attn.",
+            ),
             (r"transformer_decoder\.layers\.(\d+)\.(?:attentions\.1|self_attn)\.attn\.", rf"{_SELF}.\1.self_attn."),
             (r"transformer_decoder\.layers\.(\d+)\.norms\.0\.", rf"{_CROSS}.\1.norm."),
             (r"transformer_decoder\.layers\.(\d+)\.norms\.1\.", rf"{_SELF}.\1.norm."),
@@ -181,7 +184,11 @@ def load_public(model: EntityModel, path: Path) -> PublicReport:
     own, found = model.state_dict(), from_public(state)
     if _POSITIONS in found:
         found[_POSITIONS] = _positions(model, found[_POSITIONS])
-    fitting = {name: tensor.to(own[name].dtype) for name, tensor in found.items() if name in own and tensor.shape == own[name].shape}
+    fitting = {
+        name: tensor.to(own[name].dtype)
+        for name, tensor in found.items()
+        if name in own and tensor.shape == own[name].shape
+    }
     if not fitting:
         raise WeightsError(
             f"{path} holds nothing of this model; its tensors are {', '.join(list(state)[:_SHOWN])}, ...",

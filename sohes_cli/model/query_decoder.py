@@ -42,14 +42,18 @@ class QueryDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         hidden, layers = config.hidden_dim, config.decoder_layers
-        self.transformer_cross_attention_layers = nn.ModuleList(_Attending(config, "multihead_attn") for _ in range(layers))
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            _Attending(config, "multihead_attn") for _ in range(layers)
+        )
         self.transformer_self_attention_layers = nn.ModuleList(_Attending(config, "self_attn") for _ in range(layers))
         self.transformer_ffn_layers = nn.ModuleList(_Mlp(config) for _ in range(layers))
         self.decoder_norm = nn.LayerNorm(hidden)
         self.query_feat, self.query_embed = nn.Embedding(config.queries, hidden), nn.Embedding(config.queries, hidden)
         self.level_embed = nn.Embedding(len(DECODER_STRIDES), hidden)
         self.class_embed = nn.Linear(hidden, 2)
-        self.mask_embed = nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(_MASK_LAYERS))})
+        self.mask_embed = nn.ModuleDict(
+            {"layers": nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(_MASK_LAYERS))}
+        )
 
     def forward(self, mask_features: Tensor, maps: Sequence[Tensor], extent: Extent) -> Output:
         """Decode.
@@ -67,7 +71,10 @@ class QueryDecoder(nn.Module):
         places = self.query_embed.weight[None]
         stages = [self._predict(queries)]
         layers = zip(
-            self.transformer_cross_attention_layers, self.transformer_self_attention_layers, self.transformer_ffn_layers, strict=True
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
         )
         for i, (reading, mixing, mlp) in enumerate(layers):
             level = i % len(DECODER_STRIDES)

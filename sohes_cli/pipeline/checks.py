@@ -34,7 +34,11 @@ __all__ = ["GroundTruth", "check_folders", "check_same", "check_settings", "open
 
 _SHOWN = 3
 _SHOWN_SETTINGS = 5
-_RESOLVED = ("features.backbone", "features.weights", "features.precision")  # a manifest has what they turned out to mean
+_RESOLVED = (
+    "features.backbone",
+    "features.weights",
+    "features.precision",
+)  # a manifest has what they turned out to mean
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,10 @@ def open_ground_truth(file: Path, images: Path) -> GroundTruth:
     except (DatasetError, StoreError) as error:
         raise UsageError(f"--gt: {error.message}", error.hint) from error
     if source.kind != "annotation file":
-        raise UsageError(f"--gt {file} is a {source.kind}.", "Give a COCO annotation file; `sohes convert` and `sohes export` write one.")
+        raise UsageError(
+            f"--gt {file} is a {source.kind}.",
+            "Give a COCO annotation file; `sohes convert` and `sohes export` write one.",
+        )
     if not source.n_annotations:
         raise UsageError(f"--gt {file} holds no annotations.", "Give the annotation file of your images.")
     require_folder(images)
@@ -136,7 +143,9 @@ def check_same(config: PipelineConfig, images: Path, folder: PipelineFolder) -> 
         )
 
 
-def check_settings(config: PipelineConfig, images: Path, folder: PipelineFolder, accelerator: Accelerator, overwrite: bool) -> None:
+def check_settings(
+    config: PipelineConfig, images: Path, folder: PipelineFolder, accelerator: Accelerator, overwrite: bool
+) -> None:
     """See that each stage can begin with its settings: backbone and weights are there, and the parts of the model fit together.
 
     What a stage has begun with is not checked again.
@@ -169,9 +178,13 @@ def check_settings(config: PipelineConfig, images: Path, folder: PipelineFolder,
 
 def _require_same_model(config: PipelineConfig) -> None:
     """Refuse settings of phase 3 with which its model could not be filled with that of phase 2."""
-    before, after = ({k: v.shape for k, v in EntityModel(c.model).state_dict().items()} for c in (config.instruct, config.correct))
+    before, after = (
+        {k: v.shape for k, v in EntityModel(c.model).state_dict().items()} for c in (config.instruct, config.correct)
+    )
     if before != after:
-        names = [name for name, value in vars(config.correct.model).items() if value != getattr(config.instruct.model, name)]
+        names = [
+            name for name, value in vars(config.correct.model).items() if value != getattr(config.instruct.model, name)
+        ]
         raise ConfigError(
             f"model.{names[0]} cannot be {getattr(config.correct.model, names[0])!r}: phase 3 goes on with the model of phase 2.",
             f"Set instruct.model.{names[0]} instead.",
@@ -180,6 +193,8 @@ def _require_same_model(config: PipelineConfig) -> None:
 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any], stage: str, free: tuple[str, ...]) -> list[str]:
     """The settings of a stage, but for free ones, that differ, each with both values."""
-    before, wanted = ({f"{group}.{name}": v for group, values in c.items() for name, v in values.items()} for c in (there, now))
+    before, wanted = (
+        {f"{group}.{name}": v for group, values in c.items() for name, v in values.items()} for c in (there, now)
+    )
     changed = [name for name in wanted if name not in free and before.get(name) != wanted[name]]
     return [f"{stage}.{name} ({before.get(name)} there, {wanted[name]} now)" for name in changed]

@@ -46,7 +46,11 @@ class PipelineConfig:
 
     def of_stages(self) -> dict[str, dict[str, Any]]:
         """The settings of the three phases by stage, ready for JSON."""
-        return {"explore": to_plain(self.explore), "instruct": to_plain(self.instruct), "correct": to_plain(self.correct)}
+        return {
+            "explore": to_plain(self.explore),
+            "instruct": to_plain(self.instruct),
+            "correct": to_plain(self.correct),
+        }
 
     def of_segment(self) -> dict[str, Any]:
         """The settings of `segment` by name."""

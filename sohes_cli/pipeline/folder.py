@@ -112,7 +112,9 @@ def _require_only_labels(root: Path) -> None:
     """Refuse a label folder with other files, which would be in the way of new labels and are not ours to remove."""
     other = next((name for name in visible_files(root) if not name.endswith(".json")), None) if root.is_dir() else None
     if other is not None:
-        raise StoreError(f"{root} holds {other}, which no pipeline wrote; nothing was removed.", "Move it, or choose another --out.")
+        raise StoreError(
+            f"{root} holds {other}, which no pipeline wrote; nothing was removed.", "Move it, or choose another --out."
+        )
 
 
 def _remove_run(path: Path, kind: RunKind) -> None:

@@ -45,7 +45,12 @@ class StageRecord:
 
     def summary(self) -> dict[str, Any]:
         """All but the settings, for other programs."""
-        return {"finished": self.finished, "seconds": round(self.seconds, 3), "numbers": self.numbers, "failed": self.failed}
+        return {
+            "finished": self.finished,
+            "seconds": round(self.seconds, 3),
+            "numbers": self.numbers,
+            "failed": self.failed,
+        }
 
 
 @dataclass
@@ -78,7 +83,9 @@ class PipelineRecord:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            raise StoreError(f"{path} cannot be read: {error.strerror}.", "Make it readable, or choose another --out.") from error
+            raise StoreError(
+                f"{path} cannot be read: {error.strerror}.", "Make it readable, or choose another --out."
+            ) from error
         except (ValueError, TypeError, LookupError) as error:
             hint = "Choose another --out; or, if it was, delete it: the same command continues, and only earlier times are lost."
             raise StoreError(f"{path} is damaged, or was not written by a pipeline ({error!r}).", hint) from error

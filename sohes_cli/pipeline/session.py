@@ -164,7 +164,9 @@ class _Pipeline:
         """Label the photographs of the ground truth and score the labels, unless that was done with the same; whether it is finished."""
         job, truth, record = self._job, self._truth, self.record.stages["evaluate"]
         settings = evaluated_with(job, truth) if truth else {}
-        if any_process(job.accelerator, bool(truth) and record.finished and not record.failed and record.settings == settings):
+        if any_process(
+            job.accelerator, bool(truth) and record.finished and not record.failed and record.settings == settings
+        ):
             return True
         by_main(job.accelerator, lambda: self._begin_evaluation(settings))
         if not label_photographs(job, work):

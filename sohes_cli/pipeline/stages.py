@@ -88,10 +88,14 @@ def run_phase(job: Job, phase: str, work: Work) -> bool:
         return completed(lambda: label_folder(job, job.inputs.images, job.folder.labels, work), job.accelerator)
     sources, config = Sources(job.folder.labels), job.config.instruct
     if phase == "correct":
-        sources, config = corrected_run(replace(sources, init=job.folder.run("instruct")), None, (), job.config.corrections)
+        sources, config = corrected_run(
+            replace(sources, init=job.folder.run("instruct")), None, (), job.config.corrections
+        )
 
     def train() -> bool:
-        return train_run(sources, job.folder.run(phase), config, device=job.device, workers=job.workers, at_end=work.take_run)
+        return train_run(
+            sources, job.folder.run(phase), config, device=job.device, workers=job.workers, at_end=work.take_run
+        )
 
     return completed(train, job.accelerator)
 

@@ -90,7 +90,9 @@ def join_processes(device: str) -> Accelerator:
     try:
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
     except ValueError as error:
-        raise UsageError(f"The processes cannot be set up: {error}", "Start with accelerate launch or torchrun.") from error
+        raise UsageError(
+            f"The processes cannot be set up: {error}", "Start with accelerate launch or torchrun."
+        ) from error
     accelerator = make_accelerator(device)
     count = shard_of_environment().count
     if count != accelerator.num_processes:

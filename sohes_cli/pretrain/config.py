@@ -48,7 +48,12 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.name), "model.name", self.name, "the timm name of a ViT")
-        require(0 <= self.patch_size <= 64, "model.patch_size", self.patch_size, "pixels from 1 to 64, or 0 for the model's own")
+        require(
+            0 <= self.patch_size <= 64,
+            "model.patch_size",
+            self.patch_size,
+            "pixels from 1 to 64, or 0 for the model's own",
+        )
         for name in ("embed_dim", "depth", "num_heads"):
             require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "above 0, or 0 for the model's own")
         fits = not (self.embed_dim and self.num_heads) or self.embed_dim % self.num_heads == 0
@@ -101,11 +106,18 @@ class ViewsConfig:
     def __post_init__(self) -> None:
         require(32 <= self.working_size <= 4096, "views.working_size", self.working_size, "pixels from 32 to 4096")
         require(16 <= self.global_size <= 1024, "views.global_size", self.global_size, "pixels from 16 to 1024")
-        require(16 <= self.local_size <= self.global_size, "views.local_size", self.local_size, "pixels from 16 to views.global_size")
+        require(
+            16 <= self.local_size <= self.global_size,
+            "views.local_size",
+            self.local_size,
+            "pixels from 16 to views.global_size",
+        )
         require(0 <= self.local_views <= 64, "views.local_views", self.local_views, "from 0 to 64")
         for name in ("global_scale", "local_scale", "mask_ratio"):
             pair = getattr(self, name)
-            require(len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1, f"views.{name}", pair, "two increasing shares in (0, 1]")
+            require(
+                len(pair) == 2 and 0 < pair[0] <= pair[1] <= 1, f"views.{name}", pair, "two increasing shares in (0, 1]"
+            )
         for name in ("jitter", "grayscale", "blur", "mask_probability"):
             require(0 <= getattr(self, name) <= 1, f"views.{name}", getattr(self, name), "a probability in [0, 1]")
         require(1 <= self.pairs <= 65536, "views.pairs", self.pairs, "from 1 to 65536")
@@ -149,14 +161,21 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weights = [getattr(self, f"{name}_weight") for name in ("image", "masked", "match")]
-        require(all(0 <= w < math.inf for w in weights) and sum(weights) > 0, "loss.*_weight", weights, "at least 0 and one above")
+        require(
+            all(0 <= w < math.inf for w in weights) and sum(weights) > 0,
+            "loss.*_weight",
+            weights,
+            "at least 0 and one above",
+        )
         for name in ("image_prototypes", "patch_prototypes"):
             require(2 <= getattr(self, name) <= 2**20, f"loss.{name}", getattr(self, name), "from 2 to 1048576")
         for name in ("hidden_dim", "bottleneck_dim", "sinkhorn_iterations"):
             require(getattr(self, name) >= 1, f"loss.{name}", getattr(self, name), "at least 1")
         for name in ("student_temperature", "teacher_temperature", "teacher_temperature_start", "match_temperature"):
             require(0.01 <= getattr(self, name) <= 1, f"loss.{name}", getattr(self, name), "from 0.01 to 1")
-        require(0 <= self.temperature_warmup <= 1, "loss.temperature_warmup", self.temperature_warmup, "a share in [0, 1]")
+        require(
+            0 <= self.temperature_warmup <= 1, "loss.temperature_warmup", self.temperature_warmup, "a share in [0, 1]"
+        )
 
 
 @dataclass(frozen=True)
@@ -254,7 +273,10 @@ PRETRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def pretrain_config(
-    preset: str = "default", file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    preset: str = "default",
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
 ) -> PretrainConfig:
     """Resolve the settings of `sohes pretrain`; see `sohes_cli.settings.resolve`."""
     return resolve(PretrainConfig, PRETRAIN_PRESETS, preset, file, assignments, flags)

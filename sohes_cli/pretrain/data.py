@@ -31,12 +31,24 @@ class _ViewSamples:
         """The views of a photograph, or of the next one that can be read."""
         seed, photographs = self.config.run.seed, len(self.source)
         index = photograph_of(number, photographs, seed)
-        pixels, errors = first_readable(lambda i: self.source.read(i, self.config.views.working_size), index, photographs)
-        return replace(cut_views(pixels, self.config.views, self.patch_size, sample_generator(number, seed)), errors=errors)
+        pixels, errors = first_readable(
+            lambda i: self.source.read(i, self.config.views.working_size), index, photographs
+        )
+        return replace(
+            cut_views(pixels, self.config.views, self.patch_size, sample_generator(number, seed)), errors=errors
+        )
 
 
 def batches(
-    source: ImageSource, config: PretrainConfig, patch_size: int, first_step: int, steps: int, *, workers: int, process: int, processes: int
+    source: ImageSource,
+    config: PretrainConfig,
+    patch_size: int,
+    first_step: int,
+    steps: int,
+    *,
+    workers: int,
+    process: int,
+    processes: int,
 ) -> AbstractContextManager[Iterator[Sample]]:
     """The batches of the steps `first_step` ... `steps` - 1, to be opened in a `with` block.
 

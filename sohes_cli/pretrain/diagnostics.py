@@ -29,7 +29,9 @@ _MAX_IMAGES = 16
 
 
 @torch.no_grad()
-def diagnose(taught: dict[str, Tensor], targets: dict[str, Tensor], boxes: Tensor, temperature: float) -> dict[str, float]:
+def diagnose(
+    taught: dict[str, Tensor], targets: dict[str, Tensor], boxes: Tensor, temperature: float
+) -> dict[str, float]:
     """Measure one batch.
 
     Args:
@@ -42,7 +44,9 @@ def diagnose(taught: dict[str, Tensor], targets: dict[str, Tensor], boxes: Tenso
     patches = features.flatten(0, 1).float()
     numbers = {
         "feature_rank": effective_rank(patches[:: max(1, len(patches) // _MAX_PATCHES)]),
-        "match_agreement": match_agreement(features.view(-1, 2, *features.shape[1:])[:_MAX_IMAGES], boxes[:_MAX_IMAGES]),
+        "match_agreement": match_agreement(
+            features.view(-1, 2, *features.shape[1:])[:_MAX_IMAGES], boxes[:_MAX_IMAGES]
+        ),
     }
     for name, assigned in targets.items():
         if len(assigned):

@@ -62,7 +62,11 @@ def sinkhorn(logits: Tensor, temperature: float, iterations: int) -> Tensor:
 
 def teacher_targets(taught: dict[str, Tensor], temperature: float, config: LossConfig) -> dict[str, Tensor]:
     """The teacher's balanced assignments of the class tokens, `image`, and of the hidden patches, `masked`, as far as it has logits."""
-    return {name: sinkhorn(taught[name], temperature, config.sinkhorn_iterations) for name in ("image", "masked") if name in taught}
+    return {
+        name: sinkhorn(taught[name], temperature, config.sinkhorn_iterations)
+        for name in ("image", "masked")
+        if name in taught
+    }
 
 
 def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor:
@@ -72,7 +76,11 @@ def cross_entropy(targets: Tensor, logits: Tensor, temperature: float) -> Tensor
 
 
 def distillation_losses(
-    student: dict[str, Tensor], taught: dict[str, Tensor], targets: dict[str, Tensor], sample: Sample, config: LossConfig
+    student: dict[str, Tensor],
+    taught: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    sample: Sample,
+    config: LossConfig,
 ) -> dict[str, Tensor]:
     """The terms whose weight is not 0, each a mean over what it compares.
 
@@ -89,7 +97,9 @@ def distillation_losses(
     if config.image_weight:
         losses["image"] = _image_loss(student, targets["image"], len(sample.masks), config.student_temperature)
     if config.masked_weight:
-        losses["masked"] = _masked_loss(student["masked"], targets["masked"], sample.masks.flatten(0, 1), config.student_temperature)
+        losses["masked"] = _masked_loss(
+            student["masked"], targets["masked"], sample.masks.flatten(0, 1), config.student_temperature
+        )
     if config.match_weight:
         losses["match"] = _match_loss(student["match"], taught["match"], sample.paired, config.match_temperature)
     return losses
@@ -111,7 +121,10 @@ def match_cosines(student: Tensor, taught: Tensor, paired: Tensor) -> dict[str, 
     count = len(queries)
     same = (queries * keys).sum()
     everything = queries.sum(0) @ keys.sum(0)
-    return {"matched_cosine": float(same / max(1, count)), "other_cosine": float((everything - same) / max(1, count * (count - 1)))}
+    return {
+        "matched_cosine": float(same / max(1, count)),
+        "other_cosine": float((everything - same) / max(1, count * (count - 1))),
+    }
 
 
 def _image_loss(student: dict[str, Tensor], targets: Tensor, batch: int, temperature: float) -> Tensor:

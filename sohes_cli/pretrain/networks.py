@@ -34,7 +34,11 @@ class VectorHead(nn.Module):
         super().__init__()
         hidden = config.hidden_dim
         self.mlp = nn.Sequential(
-            nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, config.bottleneck_dim)
+            nn.Linear(channels, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, config.bottleneck_dim),
         )
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
@@ -94,13 +98,17 @@ class Network(nn.Module):
             The class token of each view, [N, C], and its patch tokens, [N, P, C], after the last norm.
         """
         vit = self.vit
-        x = vit.patch_embed(pixels)  # [N, h, w, C]: the grid is kept, because position embeddings are interpolated to it
+        x = vit.patch_embed(
+            pixels
+        )  # [N, h, w, C]: the grid is kept, because position embeddings are interpolated to it
         if masks is not None:
             x = torch.where(masks.view(*x.shape[:3], 1), self.mask_token.to(x.dtype), x)
         x = vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(x))))
         return x[:, 0], x[:, vit.num_prefix_tokens :]
 
-    def forward(self, large: Tensor, masks: Tensor, pairs: Tensor, small: Tensor | None = None, hides: bool = False) -> dict[str, Tensor]:
+    def forward(
+        self, large: Tensor, masks: Tensor, pairs: Tensor, small: Tensor | None = None, hides: bool = False
+    ) -> dict[str, Tensor]:
         """Project what the losses compare, for B photographs.
 
         Args:

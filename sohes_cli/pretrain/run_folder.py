@@ -25,14 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["pretrain_run", "save_run"]
 
 _INPUTS = {"photographs": "photographs_sha256"}
-_KIND = RunKind("sohes pretrain", "sohes-pretrain", _INPUTS, outputs=(BACKBONE_NAME,), defaults=to_plain(PretrainConfig()))
+_KIND = RunKind(
+    "sohes pretrain", "sohes-pretrain", _INPUTS, outputs=(BACKBONE_NAME,), defaults=to_plain(PretrainConfig())
+)
 
 
 def pretrain_run(path: Path, source: ImageSource, config: PretrainConfig, precision: str) -> RunFolder:
     """The folder of a run on these photographs with these settings; nothing is touched yet."""
     settings = to_plain(config)
     settings["optimizer"]["precision"] = precision
-    return RunFolder(path, _KIND, _KIND.describe(settings, {"photographs": len(source), "photographs_sha256": source.sha256}))
+    return RunFolder(
+        path, _KIND, _KIND.describe(settings, {"photographs": len(source), "photographs_sha256": source.sha256})
+    )
 
 
 def save_run(run: RunFolder, training: Pretraining, step: int, failed: Iterable[str] = ()) -> None:

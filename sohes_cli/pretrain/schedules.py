@@ -35,12 +35,17 @@ def step_values(step: int, steps: int, config: PretrainConfig) -> StepValues:
     optimizer, loss = config.optimizer, config.loss
     warmup = round(optimizer.warmup * steps)
     done = step / max(1, steps - 1)
-    fall = cosine(optimizer.learning_rate, _FINAL_RATE * optimizer.learning_rate, max(0, step - warmup) / max(1, steps - 1 - warmup))
+    fall = cosine(
+        optimizer.learning_rate,
+        _FINAL_RATE * optimizer.learning_rate,
+        max(0, step - warmup) / max(1, steps - 1 - warmup),
+    )
     warm = min(1.0, step / (loss.temperature_warmup * steps)) if loss.temperature_warmup else 1.0
     return StepValues(
         learning_rate=warmup_rise(step, warmup) * fall,
         weight_decay=cosine(optimizer.weight_decay, optimizer.weight_decay_end, done),
         teacher_momentum=cosine(optimizer.teacher_momentum, 1.0, done),
-        teacher_temperature=loss.teacher_temperature_start + warm * (loss.teacher_temperature - loss.teacher_temperature_start),
+        teacher_temperature=loss.teacher_temperature_start
+        + warm * (loss.teacher_temperature - loss.teacher_temperature_start),
         prototypes_frozen=step < optimizer.freeze_prototypes * steps,
     )

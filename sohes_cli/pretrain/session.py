@@ -77,10 +77,20 @@ def pretrain_folder(
     with Progress(outcome, main) as progress:
         progress.fail([f"{name}: {reason}." for name, reason in source.unreadable] if main else ())
         if not outcome.finished:
-            _train(training, source, run, outcome, progress, default_workers(training.accelerator, shard) if workers < 0 else workers)
+            _train(
+                training,
+                source,
+                run,
+                outcome,
+                progress,
+                default_workers(training.accelerator, shard) if workers < 0 else workers,
+            )
     if not main:
         return outcome.finished
-    ending = (f"The backbone is {out / BACKBONE_NAME}.", f"Next: sohes explore IMAGES --backbone {shlex.quote(str(out))}")
+    ending = (
+        f"The backbone is {out / BACKBONE_NAME}.",
+        f"Next: sohes explore IMAGES --backbone {shlex.quote(str(out))}",
+    )
     print_outcome(outcome, as_json, _SHOWN, ending)
     return conclude(outcome, "backbone")
 
@@ -98,7 +108,8 @@ def _require_fit(training: Pretraining) -> None:
         size = getattr(config.views, name)
         if size % training.patch_size:
             raise UsageError(
-                f"views.{name} must be a multiple of the patch size {training.patch_size}, not {size}.", f"Change --set views.{name}=..."
+                f"views.{name} must be a multiple of the patch size {training.patch_size}, not {size}.",
+                f"Change --set views.{name}=...",
             )
 
 
@@ -110,7 +121,9 @@ def _resume(training: Pretraining, run: RunFolder, outcome: Outcome) -> None:
     require_same_step(outcome.done, run.path)
 
 
-def _train(training: Pretraining, source: ImageSource, run: RunFolder, outcome: Outcome, progress: Progress, workers: int) -> None:
+def _train(
+    training: Pretraining, source: ImageSource, run: RunFolder, outcome: Outcome, progress: Progress, workers: int
+) -> None:
     """Take the steps that are left, or those until a signal says to stop."""
     accelerator = training.accelerator
     process, processes = accelerator.process_index, accelerator.num_processes
@@ -132,7 +145,9 @@ class _Loop:
         log: where numbers go; None in a process that writes nothing.
     """
 
-    def __init__(self, training: Pretraining, run: RunFolder, outcome: Outcome, progress: Progress, log: MetricsLog | None) -> None:
+    def __init__(
+        self, training: Pretraining, run: RunFolder, outcome: Outcome, progress: Progress, log: MetricsLog | None
+    ) -> None:
         self._training, self._run, self._outcome, self._progress, self._log = training, run, outcome, progress, log
         self._stopwatch = Stopwatch(outcome)
         self._collapsed = 0  # measurements in a row
@@ -175,7 +190,9 @@ class _Loop:
         self._collapsed = 0 if rank >= MIN_FEATURE_RANK else self._collapsed + 1
         if self._collapsed < (1 if outcome.finished else _COLLAPSED_MEASUREMENTS):
             return
-        kept = f"the checkpoint of step {outcome.saved} is kept" if outcome.saved else "there is no checkpoint from before"
+        kept = (
+            f"the checkpoint of step {outcome.saved} is kept" if outcome.saved else "there is no checkpoint from before"
+        )
         raise SohesError(
             f"The features have collapsed at step {outcome.done}: their effective rank is {rank:.1f}, and {agreement:.0%} of the patches "
             f"find their place in another view; {kept}.",

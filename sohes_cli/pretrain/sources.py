@@ -85,7 +85,9 @@ class ImageSource:
             file.seek(int(self.offsets[index]))
             content = file.read(size)
         if len(content) < size:
-            raise ImageError(f"{name} is cut off: its shard has become shorter.", "Leave the shards as they are while they are read.")
+            raise ImageError(
+                f"{name} is cut off: its shard has become shorter.", "Leave the shards as they are while they are read."
+            )
         return io.BytesIO(content)
 
 
@@ -139,8 +141,12 @@ def _files(images: Path) -> tuple[Path, tuple[str, ...], list[tuple[str, str]]]:
         listing = list_images(images, IMAGE_SUFFIXES | {_SHARD_SUFFIX})
         return images, listing.names, list(listing.unreadable)
     if images.name.lower().endswith(_COMPRESSED):
-        message = f"{printable(images)} is a compressed tar; single photographs can be read only from an uncompressed one."
-        raise UsageError(message, f"Decompress it and name the {_SHARD_SUFFIX} file, or extract it and name the folder.")
+        message = (
+            f"{printable(images)} is a compressed tar; single photographs can be read only from an uncompressed one."
+        )
+        raise UsageError(
+            message, f"Decompress it and name the {_SHARD_SUFFIX} file, or extract it and name the folder."
+        )
     if not _is_shard(images.name):
         message = f"{printable(images)} is neither a folder nor a {_SHARD_SUFFIX} file."
         raise UsageError(message, f"Name a folder of photographs or {_SHARD_SUFFIX} shards, or one shard.")
@@ -168,7 +174,9 @@ def _members(shard: Path) -> dict[str, tuple[int, int] | None]:
             if len(tail) < _BLOCK_BYTES or tail.strip(b"\0"):
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
     except (FileNotFoundError, PermissionError) as error:
-        raise SohesError(f"The shard {printable(shard)} cannot be read: {error.strerror}.", "Make it readable or remove it.") from error
+        raise SohesError(
+            f"The shard {printable(shard)} cannot be read: {error.strerror}.", "Make it readable or remove it."
+        ) from error
     except Exception as error:  # tarfile raises OverflowError and others over damaged headers
         message = f"The shard {printable(shard)} is damaged, incomplete or no uncompressed tar ({error})."
         raise SohesError(message, "Copy it again or pack its photographs anew, with tar -cf.") from error
@@ -187,10 +195,14 @@ def _no_image(images: Path, unreadable: list[tuple[str, str]]) -> SohesError:
     message = f"{printable(images)} holds no image in its {_SHARD_SUFFIX} shards"
     if unreadable:
         message += f"; {len(unreadable)} could not be read (first: {unreadable[0][0]}, {unreadable[0][1]})"
-    return SohesError(f"{message}.", f"Allowed suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}; hidden files are passed over.")
+    return SohesError(
+        f"{message}.", f"Allowed suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}; hidden files are passed over."
+    )
 
 
-def _source(root: Path, shards: tuple[str, ...], places: dict[str, _Place], unreadable: list[tuple[str, str]]) -> ImageSource:
+def _source(
+    root: Path, shards: tuple[str, ...], places: dict[str, _Place], unreadable: list[tuple[str, str]]
+) -> ImageSource:
     names = tuple(sorted(places))
     columns = np.array([places[name] for name in names], np.int64).T.copy()  # [3, N]
     return ImageSource(root, names, shards, columns[0], columns[1], columns[2], tuple(sorted(unreadable)))

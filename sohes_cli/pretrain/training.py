@@ -76,7 +76,9 @@ class Pretraining:
         self.teacher.requires_grad_(False).eval().to(self.accelerator.device)
         for network in (student, self.teacher):
             use_fused_attention(network, not on_cpu)
-        optimizer = torch.optim.AdamW(_parameter_groups(student), lr=config.optimizer.learning_rate, betas=(0.9, 0.95), fused=True)
+        optimizer = torch.optim.AdamW(
+            _parameter_groups(student), lr=config.optimizer.learning_rate, betas=(0.9, 0.95), fused=True
+        )
         self.student, self.optimizer = self.accelerator.prepare(student, optimizer)
 
     @property
@@ -124,7 +126,9 @@ class Pretraining:
         student = self.accelerator.unwrap_model(self.student)
         tensors = with_prefix("student", student.state_dict()) | with_prefix("teacher", self.teacher.state_dict())
         tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer.optimizer))
-        write_tensors(path, tensors, {"format": CHECKPOINT_FORMAT, "step": step, "steps": self.steps, "failed": list(failed)})
+        write_tensors(
+            path, tensors, {"format": CHECKPOINT_FORMAT, "step": step, "steps": self.steps, "failed": list(failed)}
+        )
 
     def load(self, path: Path) -> tuple[int, list[str]]:
         """Read a state back.
@@ -139,7 +143,9 @@ class Pretraining:
         tensors, description = read_tensors(path, CHECKPOINT_FORMAT, hint)
         step = description.get("step")
         if not isinstance(step, int) or description.get("steps") != self.steps:
-            raise WeightsError(f"{path} is after step {step} of {description.get('steps')}, but this run has {self.steps}.", hint)
+            raise WeightsError(
+                f"{path} is after step {step} of {description.get('steps')}, but this run has {self.steps}.", hint
+            )
         load_module(self.accelerator.unwrap_model(self.student), tensors, "student", path)
         load_module(self.teacher, tensors, "teacher", path)
         load_optimizer(self.optimizer.optimizer, tensors, "optimizer", path)

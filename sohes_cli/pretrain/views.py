@@ -93,7 +93,13 @@ def cut_views(pixels: NDArray[np.uint8], config: ViewsConfig, patch_size: int, r
     masks = np.stack([_mask(patches, config, rng) for _ in range(2)])
     pairs = _pairs(large.boxes, small.boxes, config, patch_size, rng)
     paired = torch.tensor(len(pairs) > 0)
-    return Sample(large, small, torch.from_numpy(masks), pairs if len(pairs) else torch.zeros(config.pairs, 2, dtype=torch.int64), paired)
+    return Sample(
+        large,
+        small,
+        torch.from_numpy(masks),
+        pairs if len(pairs) else torch.zeros(config.pairs, 2, dtype=torch.int64),
+        paired,
+    )
 
 
 def collate(samples: list[Sample]) -> Sample:
@@ -152,7 +158,9 @@ def patch_matches(
     return index, inside
 
 
-def _views(pixels: NDArray[np.uint8], count: int, size: int, scale: tuple[float, ...], config: ViewsConfig, rng: Generator) -> Views:
+def _views(
+    pixels: NDArray[np.uint8], count: int, size: int, scale: tuple[float, ...], config: ViewsConfig, rng: Generator
+) -> Views:
     height, width = pixels.shape[:2]
     crops = np.empty((count, size, size, 3), np.uint8)
     boxes = np.empty((count, 4), np.float32)
@@ -175,10 +183,16 @@ def _pairs(large: Tensor, small: Tensor, config: ViewsConfig, patch_size: int, r
     side, small_side = config.global_size // patch_size, config.local_size // patch_size
     found = []
     for view in (0, 1):
-        found.append(_view_pairs(large[1 - view : 2 - view], (1 - view) * side**2, side, large[view], view * side**2, side, config, rng))
+        found.append(
+            _view_pairs(
+                large[1 - view : 2 - view], (1 - view) * side**2, side, large[view], view * side**2, side, config, rng
+            )
+        )
         found.append(_view_pairs(small, 2 * side**2, small_side, large[view], view * side**2, side, config, rng))
     pairs = torch.cat(found)
-    chosen = rng.choice(len(pairs), config.pairs, replace=len(pairs) < config.pairs) if len(pairs) else np.empty(0, np.int64)
+    chosen = (
+        rng.choice(len(pairs), config.pairs, replace=len(pairs) < config.pairs) if len(pairs) else np.empty(0, np.int64)
+    )
     return pairs[torch.from_numpy(chosen)]
 
 

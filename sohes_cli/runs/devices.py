@@ -18,7 +18,9 @@ def torch_device(device: str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"The device {device!r} is not available.", "Use cpu, or a device that torch lists, such as cuda:0.") from error
+        raise UsageError(
+            f"The device {device!r} is not available.", "Use cpu, or a device that torch lists, such as cuda:0."
+        ) from error
 
 
 def resolve_precision(precision: str, on_cpu: bool) -> str:
@@ -26,5 +28,9 @@ def resolve_precision(precision: str, on_cpu: bool) -> str:
     if precision != "auto":
         return precision
     if on_cpu:
-        return "bf16" if torch.cpu.get_capabilities().get("amx_bf16") or torch.cpu.get_capabilities().get("amx_tile") else "fp32"
+        return (
+            "bf16"
+            if torch.cpu.get_capabilities().get("amx_bf16") or torch.cpu.get_capabilities().get("amx_tile")
+            else "fp32"
+        )
     return "bf16" if torch.cuda.is_bf16_supported() else "fp32"

@@ -42,7 +42,9 @@ def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
     except OSError as error:
         _discard(temporary)
         reason = error.strerror or str(error)
-        raise StoreError(f"{path} cannot be written: {reason}.", "Free space, or choose a folder that you may write to.") from error
+        raise StoreError(
+            f"{path} cannot be written: {reason}.", "Free space, or choose a folder that you may write to."
+        ) from error
     except BaseException:
         _discard(temporary)
         raise

@@ -47,7 +47,9 @@ class StopRequest:
             self._around, self._first = around, self._first or around._first
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
         if self._around is not None and self._around._first is None:

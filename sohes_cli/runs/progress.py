@@ -103,7 +103,9 @@ class Progress:
 
     def __init__(self, outcome: Outcome, todo: int) -> None:
         self._summary = outcome.summary
-        shown = sys.stderr.isatty() and outcome.shard.local_index == 0  # the bars of several processes would overwrite each other
+        shown = (
+            sys.stderr.isatty() and outcome.shard.local_index == 0
+        )  # the bars of several processes would overwrite each other
         self._bar = tqdm(total=todo, unit="img", disable=not shown, dynamic_ncols=True)
 
     def __call__(self, done: Done) -> None:
@@ -120,5 +122,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
         self._bar.close()

@@ -44,7 +44,11 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The state of an optimizer as tensors named `NUMBER.NAME`, the parameters numbered in the order of its groups."""
     state = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": torch.as_tensor(value) for number, entries in state.items() for name, value in entries.items()}
+    return {
+        f"{number}.{name}": torch.as_tensor(value)
+        for number, entries in state.items()
+        for name, value in entries.items()
+    }
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], prefix: str, source: Path) -> None:
@@ -60,10 +64,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
         known = number.isdecimal() and int(number) < len(parameters)
         if not known or tensor.shape not in ((), parameters[int(number)].shape):
             wanted = list(parameters[int(number)].shape) if known else "nothing"
-            raise WeightsError(f"{source} does not fit this optimizer: {prefix}.{key} is {list(tensor.shape)}, for {wanted}.", _MISFIT)
+            raise WeightsError(
+                f"{source} does not fit this optimizer: {prefix}.{key} is {list(tensor.shape)}, for {wanted}.", _MISFIT
+            )
         state.setdefault(int(number), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+    return (
+        sorted(path for path in folder.glob("step-*.safetensors") if _NAME.fullmatch(path.name))
+        if folder.is_dir()
+        else []
+    )

@@ -139,7 +139,14 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "model": MODEL_PRESETS["tiny"],
         "data": {"image_size": 192, "scale": (0.5, 1.5), "max_labels": 100, "label_choice": "best"},
         "loss": {"points": 1024, "oversample": 2.0},
-        "optimizer": {"steps": 150, "batch_size": 4, "learning_rate": 1e-3, "backbone_rate": 1.0, "warmup": 0.05, "gradient_clip": 1.0},
+        "optimizer": {
+            "steps": 150,
+            "batch_size": 4,
+            "learning_rate": 1e-3,
+            "backbone_rate": 1.0,
+            "warmup": 0.05,
+            "gradient_clip": 1.0,
+        },
         "run": {"log_every": 10, "checkpoint_every": 50, "picture_every": 50},
     },
     "small": {"model": MODEL_PRESETS["small"], "optimizer": {"learning_rate": 1e-4}},
@@ -149,7 +156,10 @@ TRAIN_PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def train_config(
-    preset: str = "tiny", file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    preset: str = "tiny",
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
 ) -> TrainConfig:
     """Resolve the settings of `sohes train`; see `sohes_cli.settings.resolve`."""
     return resolve(TrainConfig, TRAIN_PRESETS, preset, file, assignments, flags)

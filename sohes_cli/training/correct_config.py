@@ -64,13 +64,23 @@ class TeacherConfig:
     keep_initial: bool = False
 
     def __post_init__(self) -> None:
-        require(self.ema_decay == -1 or 0 <= self.ema_decay < 1, "teacher.ema_decay", self.ema_decay, "from 0 to below 1, or -1 to choose")
+        require(
+            self.ema_decay == -1 or 0 <= self.ema_decay < 1,
+            "teacher.ema_decay",
+            self.ema_decay,
+            "from 0 to below 1, or -1 to choose",
+        )
         require(self.threshold in THRESHOLDS, "teacher.threshold", self.threshold, f"one of {', '.join(THRESHOLDS)}")
         for name in ("score_small", "score_large", "score_fixed"):
             require(0 <= getattr(self, name) <= 1, f"teacher.{name}", getattr(self, name), "a score in [0, 1]")
         require(0 < self.area_small < 1, "teacher.area_small", self.area_small, "a share in (0, 1)")
         is_larger = self.area_small < self.area_large <= 1
-        require(is_larger, "teacher.area_large", self.area_large, f"above teacher.area_small ({self.area_small:.3g}) and at most 1")
+        require(
+            is_larger,
+            "teacher.area_large",
+            self.area_large,
+            f"above teacher.area_small ({self.area_small:.3g}) and at most 1",
+        )
         require(0 < self.nms_iou <= 1, "teacher.nms_iou", self.nms_iou, "above 0 and at most 1")
         require(self.hierarchy in FORESTS, "teacher.hierarchy", self.hierarchy, f"one of {', '.join(FORESTS)}")
 
@@ -90,7 +100,12 @@ class BranchesConfig:
     def __post_init__(self) -> None:
         for name in ("initial", "teacher"):
             pair = getattr(self, name)
-            require(len(pair) == 2 and all(0 <= weight < 1e6 for weight in pair), f"branches.{name}", pair, "two weights, at least 0")
+            require(
+                len(pair) == 2 and all(0 <= weight < 1e6 for weight in pair),
+                f"branches.{name}",
+                pair,
+                "two weights, at least 0",
+            )
         fits = all(self.initial[i] + self.teacher[i] > 0 for i in range(len(self.initial)))
         require(fits, "branches.teacher", self.teacher, f"above 0 where branches.initial ({self.initial}) is 0")
 
@@ -111,7 +126,10 @@ class CorrectConfig(TrainConfig):
 
 
 def correct_config(
-    start: Mapping[str, Any], file: Path | None = None, assignments: Sequence[str] = (), flags: Mapping[str, Any] | None = None
+    start: Mapping[str, Any],
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
 ) -> CorrectConfig:
     """Resolve the settings of phase 3; see `sohes_cli.settings.resolve`.
 
@@ -127,7 +145,10 @@ def correct_config(
     """
     groups = {group: dict(values) for group, values in start.items()}
     before = {"optimizer": {}, **groups}["optimizer"]
-    groups["optimizer"] = {**before, "precision": "auto"}  # what it turned out to mean belongs to the machine of the other run
+    groups["optimizer"] = {
+        **before,
+        "precision": "auto",
+    }  # what it turned out to mean belongs to the machine of the other run
     if "teacher" not in groups:
         groups["optimizer"]["steps"] = max(_LEAST_STEPS, before.get("steps", _STEPS * _SHARE) // _SHARE)
     return resolve(CorrectConfig, {"start": groups}, "start", file, assignments, flags)

@@ -89,7 +89,9 @@ class Correction:
         use_fused_attention(self.teacher.backbone, True)  # there is no backward pass
         self.learner.keep("teacher", self.teacher)
         self._collapses = 0  # diagnoses in a row
-        self._accepted: deque[tuple[float, float]] = deque(maxlen=_WINDOW)  # labels an image, and the share of queries that may be one
+        self._accepted: deque[tuple[float, float]] = deque(
+            maxlen=_WINDOW
+        )  # labels an image, and the share of queries that may be one
 
     @property
     def accelerator(self) -> Accelerator:
@@ -143,7 +145,11 @@ class Correction:
                 update_teacher(self.teacher, self.learner.network, self.config.ema_decay)
             if diagnosed:
                 numbers["ema_distance"] = float(relative_distance(self.teacher, self.learner.network))
-        return numbers | {f"weight_{name}": weight for name, weight in weights.items()} | {"ema_decay": self.config.ema_decay}
+        return (
+            numbers
+            | {f"weight_{name}": weight for name, weight in weights.items()}
+            | {"ema_decay": self.config.ema_decay}
+        )
 
     def measure(self, batch: Batch) -> dict[str, float]:
         """The losses and ancestor accuracy of the teacher for a batch with its initial labels, of this process alone."""
@@ -194,7 +200,9 @@ class Correction:
         return found
 
     def _labels_of(self, weak: WeakBatch) -> list[TeacherLabels]:
-        output = self.learner.predict(weak.pixels.to(self.accelerator.device, non_blocking=True), weak.sizes, self.teacher)
+        output = self.learner.predict(
+            weak.pixels.to(self.accelerator.device, non_blocking=True), weak.sizes, self.teacher
+        )
         return teacher_labels(output, self.teacher.ancestor_head, weak, self.config)
 
     def _taught(self, batch: Batch, labels: list[TeacherLabels]) -> Batch:
@@ -214,7 +222,9 @@ class Correction:
             return found.masks, found.parents
         kept = unfound_labels(found.masks, initial)[:room]
         forest = torch.from_numpy(prune_forest(parents.numpy(), kept.numpy()))
-        return torch.cat([found.masks, initial[kept]]), joined_forest((found.masks, found.parents), (initial[kept], forest))
+        return torch.cat([found.masks, initial[kept]]), joined_forest(
+            (found.masks, found.parents), (initial[kept], forest)
+        )
 
     def _accepted_numbers(self, labels: list[TeacherLabels]) -> dict[str, float]:
         """How many labels the teacher gives a photograph, by size, and of what score; over all processes."""
@@ -227,7 +237,9 @@ class Correction:
         sums = self._summed(sums)
         photographs, accepted = sums["photographs"], sum(sums[name] for name in _SIZES)
         self._accepted.append((accepted / photographs, sums["candidates"] / (photographs * queries)))
-        numbers = {"teacher_labels": accepted / photographs} | {f"teacher_labels_{name}": sums[name] / photographs for name in _SIZES}
+        numbers = {"teacher_labels": accepted / photographs} | {
+            f"teacher_labels_{name}": sums[name] / photographs for name in _SIZES
+        }
         return numbers | {"teacher_score": _share(sums["score"], accepted), "teacher_candidates": self._accepted[-1][1]}
 
     def _diagnosis(self, batch: Batch, labels: list[TeacherLabels]) -> dict[str, float]:

@@ -38,7 +38,10 @@ T = TypeVar("T")
 def check_device(device: str) -> None:
     """Refuse a --device other than `auto` and `cpu` with a UsageError."""
     if device not in ("auto", "cpu"):
-        raise UsageError(f"--device must be auto or cpu, not {device!r}.", "Choose GPUs with CUDA_VISIBLE_DEVICES or accelerate launch.")
+        raise UsageError(
+            f"--device must be auto or cpu, not {device!r}.",
+            "Choose GPUs with CUDA_VISIBLE_DEVICES or accelerate launch.",
+        )
 
 
 def make_accelerator(device: str) -> Accelerator:
@@ -79,7 +82,9 @@ def require_divisible(batch_size: int, accelerator: Accelerator) -> None:
 def require_same_step(step: int, out: Path) -> None:
     """See that all processes go on from the same step of the run in `out`; SohesError if they do not."""
     if len(set(gather_object([step]))) > 1:
-        raise SohesError(f"The processes do not see the same checkpoints in --out {out}.", "Choose a folder that all machines share.")
+        raise SohesError(
+            f"The processes do not see the same checkpoints in --out {out}.", "Choose a folder that all machines share."
+        )
 
 
 def seed_step(accelerator: Accelerator, seed: int, step: int) -> None:
@@ -128,4 +133,6 @@ def out_of_memory(accelerator: Accelerator, batch_size: int, hint: str) -> Sohes
     """
     processes = accelerator.num_processes
     shared = f", {batch_size // processes} on each of {processes} devices" if processes > 1 else ""
-    return SohesError(f"The memory of {accelerator.device} does not suffice for --batch-size {batch_size}{shared}.", hint)
+    return SohesError(
+        f"The memory of {accelerator.device} does not suffice for --batch-size {batch_size}{shared}.", hint
+    )

@@ -215,7 +215,9 @@ class Learner:
 
     def draw(self, shown: ValidationExamples) -> NDArray[np.uint8] | None:
         """A picture of what the model finds in photographs beside their labels; None if none can be read."""
-        return draw_beside_labels(shown, lambda example: predicted_labels(self.predict, self.network, self.accelerator.device, example))
+        return draw_beside_labels(
+            shown, lambda example: predicted_labels(self.predict, self.network, self.accelerator.device, example)
+        )
 
     def notes(self, numbers: Mapping[str, float]) -> list[str]:
         """What the user should know of the numbers of a step."""
@@ -229,7 +231,12 @@ class Learner:
         tensors = with_prefix("optimizer", optimizer_tensors(self.optimizer.optimizer))
         for name, module in self._kept.items():
             tensors |= with_prefix(name, module.state_dict())
-        state = {"step": step, "steps": self.config.optimizer.steps, "failed": list(failed), "scaler": self._scaler.state_dict()}
+        state = {
+            "step": step,
+            "steps": self.config.optimizer.steps,
+            "failed": list(failed),
+            "scaler": self._scaler.state_dict(),
+        }
         write_tensors(path, tensors, {**description, **state, "format": CHECKPOINT_FORMAT})
 
     def load(self, path: Path) -> dict[str, Any]:
@@ -265,18 +272,26 @@ class Learner:
                 with nullcontext() if is_last and number == len(branches) - 1 else self.accelerator.no_sync(self.model):
                     losses, measured = self._losses_of_all(part, totals, diagnosed and is_last)
                     total = branch.weight * total_loss(losses, self.config.loss)
-                    self._scaler.scale(total * self.accelerator.num_processes).backward()  # gradients are averaged over them
+                    self._scaler.scale(
+                        total * self.accelerator.num_processes
+                    ).backward()  # gradients are averaged over them
                 added["loss"].append(total.detach())
                 for name, value in _named(losses, measured, branch.name).items():
                     added.setdefault(name, []).append(value)
         return self._reduced(added)
 
-    def _losses_of_all(self, part: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _losses_of_all(
+        self, part: Batch, totals: LossTotals, diagnosed: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The losses of a part; if they cannot be had in one process, all of them stop together."""
         with advising(RETRY):
-            return together(self.accelerator, lambda: self._losses(self.model, part.to(self.accelerator.device), totals, diagnosed))
+            return together(
+                self.accelerator, lambda: self._losses(self.model, part.to(self.accelerator.device), totals, diagnosed)
+            )
 
-    def _losses(self, model: nn.Module, batch: Batch, totals: LossTotals, diagnosed: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _losses(
+        self, model: nn.Module, batch: Batch, totals: LossTotals, diagnosed: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses of a batch as shares of the whole step's; and, if asked for, what the ancestor head got right and surplus labels."""
         head = self.accelerator.unwrap_model(model).ancestor_head
         with self._autocast():
@@ -319,7 +334,9 @@ class Learner:
         self._scaler.unscale_(optimizer)
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.gradient_clip))
         overflowed = self.precision == "fp16" and self._scaler.get_scale() > _LEAST_SCALE
-        if not math.isfinite(loss) or not (math.isfinite(norm) or overflowed):  # both are those of all processes, so all of them stop
+        if not math.isfinite(loss) or not (
+            math.isfinite(norm) or overflowed
+        ):  # both are those of all processes, so all of them stop
             names = ", ".join(batch.names[:4])
             raise SohesError(
                 f"The loss or its gradient is not finite at step {step + 1} (loss {loss:g}, gradient norm {norm:g}; photographs {names}).",

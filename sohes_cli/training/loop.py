@@ -143,7 +143,8 @@ class Loop:
         outcome, config = self._outcome, self._learner.config.run
         step = outcome.done + 1
         logged, saved, drawn = (
-            is_due(step, outcome.steps, every) for every in (config.log_every, config.checkpoint_every, config.picture_every)
+            is_due(step, outcome.steps, every)
+            for every in (config.log_every, config.checkpoint_every, config.picture_every)
         )
         self._progress.fail(batch.errors)
         outcome.numbers = self._learner.step(batch, outcome.done, diagnosed=logged or saved)
@@ -184,7 +185,12 @@ class Loop:
         for name, model in learner.models.items():
             save_model(path / name, model, described)
         best = self._best if math.isfinite(self._best) else None
-        learner.save(checkpoint_path(self._run.checkpoints, outcome.done), outcome.done, {**described, "best": best}, outcome.failed)
+        learner.save(
+            checkpoint_path(self._run.checkpoints, outcome.done),
+            outcome.done,
+            {**described, "best": best},
+            outcome.failed,
+        )
         prune_checkpoints(self._run.checkpoints, learner.config.run.keep)
 
     def _described(self) -> dict[str, Any]:
@@ -234,7 +240,10 @@ def is_due(step: int, steps: int, every: int) -> bool:
 
 
 def take_steps(
-    batches: AbstractContextManager[Iterator[B]], take: Callable[[B], object], save: Callable[[], object], accelerator: Accelerator
+    batches: AbstractContextManager[Iterator[B]],
+    take: Callable[[B], object],
+    save: Callable[[], object],
+    accelerator: Accelerator,
 ) -> None:
     """Take a step with each batch; after a signal to any of the processes save and stop, after a second one stop at once.
 

@@ -77,7 +77,9 @@ def count_totals(batches: Iterable[Batch], queries: int, config: LossConfig) -> 
     """
     matched = [min(queries, len(parents)) for batch in batches for parents in batch.parents]
     masks = sum(matched)
-    return LossTotals(masks, masks + config.no_object_weight * (queries * len(matched) - masks), sum(m >= 2 for m in matched))
+    return LossTotals(
+        masks, masks + config.no_object_weight * (queries * len(matched) - masks), sum(m >= 2 for m in matched)
+    )
 
 
 def segmentation_losses(
@@ -123,7 +125,9 @@ def total_loss(losses: dict[str, Tensor], config: LossConfig) -> Tensor:
 
 
 @torch.no_grad()
-def ancestor_accuracy(output: Output, ancestor_weights: tuple[Tensor, Tensor], batch: Batch, matches: Sequence[Match]) -> dict[str, Tensor]:
+def ancestor_accuracy(
+    output: Output, ancestor_weights: tuple[Tensor, Tensor], batch: Batch, matches: Sequence[Match]
+) -> dict[str, Tensor]:
     """How often the ancestor head is right after the last layer, over all ordered pairs of matched queries of an image.
 
     Query i is said to be an ancestor of query j if its probability is above a half. True ancestors are rare, so a head that never says
@@ -164,7 +168,9 @@ def _class_loss(logits: Tensor, matches: Sequence[Match], config: LossConfig) ->
     logits = widened(logits).flatten(0, 2)
     weights = logits.new_ones(2)
     weights[NO_OBJECT] = config.no_object_weight
-    return functional.cross_entropy(logits, classes.flatten().to(logits.device, non_blocking=True), weights, reduction="sum")
+    return functional.cross_entropy(
+        logits, classes.flatten().to(logits.device, non_blocking=True), weights, reduction="sum"
+    )
 
 
 def _mask_losses(
@@ -173,12 +179,24 @@ def _mask_losses(
     """Sums of BCE and dice over all matched queries, [2]."""
     nothing = widened(output.mask_embeddings[..., :0]).sum() + widened(output.mask_features[..., :0]).sum()
     sums = [nothing.expand(2)]  # 0, connected with both
-    images = zip(output.mask_embeddings.unbind(1), output.mask_features, batch.sizes, batch.masks, matches, generators, strict=True)
+    images = zip(
+        output.mask_embeddings.unbind(1),
+        output.mask_features,
+        batch.sizes,
+        batch.masks,
+        matches,
+        generators,
+        strict=True,
+    )
     for embeddings, features, size, bits, match, generator in images:
         if match.queries.numel():
-            queries = match.queries.to(features.device, non_blocking=True)[..., None].expand(-1, -1, embeddings.shape[-1])
+            queries = match.queries.to(features.device, non_blocking=True)[..., None].expand(
+                -1, -1, embeddings.shape[-1]
+            )
             labels = _Labels(size, bits, match.labels.flatten().to(features.device, non_blocking=True))
-            sums += _image_mask_losses(embeddings.gather(1, queries).flatten(0, 1), image_cells(features, size), labels, config, generator)
+            sums += _image_mask_losses(
+                embeddings.gather(1, queries).flatten(0, 1), image_cells(features, size), labels, config, generator
+            )
     return torch.stack(sums).sum(0)
 
 
@@ -210,7 +228,9 @@ def _image_mask_losses(
             maps = _mask_logits(part, features)
             points = uncertain_points(maps, labels.size, config.points, config.oversample, config.importance, generator)
         chosen = labels._replace(rows=rows)
-        sums.append(checkpoint(_point_losses, part, features, points, chosen, use_reentrant=False, preserve_rng_state=False))
+        sums.append(
+            checkpoint(_point_losses, part, features, points, chosen, use_reentrant=False, preserve_rng_state=False)
+        )
     return sums
 
 

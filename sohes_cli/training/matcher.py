@@ -58,7 +58,9 @@ class Match:
 
 
 @torch.no_grad()
-def match_labels(output: Output, batch: Batch, config: LossConfig, generators: Sequence[torch.Generator]) -> list[Match]:
+def match_labels(
+    output: Output, batch: Batch, config: LossConfig, generators: Sequence[torch.Generator]
+) -> list[Match]:
     """Match queries and labels of each image, at each stage alone.
 
     An image with more labels than queries has every query matched, and the labels that would cost most are left out. Costs are float32

@@ -43,7 +43,9 @@ class MetricsLog:
         kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
         write_atomically(self._path, [line.encode() for line in kept])
         with self._storing():
-            self._file = self._path.open("ab", buffering=0)  # whole lines at once, and nothing left to fail when it is closed
+            self._file = self._path.open(
+                "ab", buffering=0
+            )  # whole lines at once, and nothing left to fail when it is closed
             self._board: SummaryWriter = SummaryWriter(str(folder / BOARD_NAME), purge_step=step + 1)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -74,7 +76,9 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
         self._file.close()
         self._board.close()
 

@@ -42,7 +42,15 @@ class Phase:
 
 
 INSTRUCT = Phase(
-    RunKind("sohes train --phase instruct", "sohes-instruct", _INPUTS, _FREE, (MODEL_NAME, BEST_NAME), _FOLDERS, to_plain(TrainConfig())),
+    RunKind(
+        "sohes train --phase instruct",
+        "sohes-instruct",
+        _INPUTS,
+        _FREE,
+        (MODEL_NAME, BEST_NAME),
+        _FOLDERS,
+        to_plain(TrainConfig()),
+    ),
     TrainConfig,
     ("loss", "loss_validation", "ancestor_accuracy", "images_per_second"),
 )

@@ -58,7 +58,9 @@ def draw_beside_labels(shown: ValidationExamples, found: Callable[[Example], Lab
     return np.concatenate(rows) if rows else None
 
 
-def predicted_labels(predict: Callable[..., Output], network: EntityModel, device: torch.device, example: Example) -> LabelRecord:
+def predicted_labels(
+    predict: Callable[..., Output], network: EntityModel, device: torch.device, example: Example
+) -> LabelRecord:
     """The masks of which a model is sure, with the forest of its ancestor head.
 
     Args:

@@ -79,14 +79,20 @@ def sample_maps(maps: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
         ValueError: if the maps are not the image's own cells.
     """
     if maps.shape[1:] != _cells(size):
-        raise ValueError(f"maps of an image of {size[0]} x {size[1]} pixels must have {_cells(size)} cells, not {tuple(maps.shape[1:])}")
+        raise ValueError(
+            f"maps of an image of {size[0]} x {size[1]} pixels must have {_cells(size)} cells, not {tuple(maps.shape[1:])}"
+        )
     height, width = (cells * MASK_STRIDE for cells in _cells(size))
     covered = (size[1] / width, size[0] / height)
     grid = torch.stack([points[..., i].to(maps.dtype) * (2 * share) - 1 for i, share in enumerate(covered)], -1)
     if len(points) == 1:  # one image of N channels instead of N images
-        found = functional.grid_sample(maps[None], grid[:, None], mode="bilinear", padding_mode="border", align_corners=False)
+        found = functional.grid_sample(
+            maps[None], grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
+        )
         return found[0, :, 0]
-    found = functional.grid_sample(maps[:, None], grid[:, None], mode="bilinear", padding_mode="border", align_corners=False)
+    found = functional.grid_sample(
+        maps[:, None], grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
+    )
     return found[:, 0, 0]
 
 

@@ -93,7 +93,9 @@ class Outcome:
             "saved": self.saved,
             "interrupted": not self.finished,
             "seconds": round(self.seconds, 3),
-            "numbers": {name: round(value, 6) if abs(value) < float("inf") else None for name, value in self.numbers.items()},
+            "numbers": {
+                name: round(value, 6) if abs(value) < float("inf") else None for name, value in self.numbers.items()
+            },
             "failed": list(self.failed),
         }
 
@@ -139,14 +141,20 @@ class Progress:
         self._numbers: dict[str, float] = {}  # some are measured now and then only, and shown until they are again
         size = outcome.batch_size
         shown = shown and sys.stderr.isatty()
-        self._bar = tqdm(total=outcome.steps * size, initial=outcome.done * size, unit="img", disable=not shown, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=outcome.steps * size, initial=outcome.done * size, unit="img", disable=not shown, dynamic_ncols=True
+        )
 
     def step(self) -> None:
         """Show that a step was taken, and those of its numbers that matter."""
         numbers = self._numbers
         numbers |= self._outcome.numbers
         self._bar.set_postfix(
-            {label: f"{numbers[name]:{form}}" for name, (label, form) in _POSTFIX.items() if isfinite(numbers.get(name, nan))},
+            {
+                label: f"{numbers[name]:{form}}"
+                for name, (label, form) in _POSTFIX.items()
+                if isfinite(numbers.get(name, nan))
+            },
             refresh=False,
         )
         self._bar.update(self._outcome.batch_size)
@@ -165,7 +173,9 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
         self._bar.close()
 
 
@@ -181,7 +191,10 @@ def announce(model: str, accelerator: Accelerator, precision: str, outcome: Outc
     processes, device = accelerator.num_processes, accelerator.device.type
     typer.echo(f"{model}; {processes} process{'es' if processes > 1 else ''} on {device}, {precision}.", err=True)
     if is_launched_alone():
-        typer.echo("accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.", err=True)
+        typer.echo(
+            "accelerate launch started this one process, which does all the work; --multi_gpu starts more, on CPUs too.",
+            err=True,
+        )
     done = f", {outcome.done} of them done before" if outcome.done else ""
     typer.echo(f"{outcome.photographs} photographs, {outcome.steps} steps of {outcome.batch_size}{done}.", err=True)
 
@@ -200,7 +213,9 @@ def print_outcome(outcome: Outcome, as_json: bool, shown: Sequence[str], ending:
         return
     if outcome.numbers:
         found = ", ".join(
-            f"{name.replace('_', ' ')} {outcome.numbers[name]:.3g}" for name in shown if isfinite(outcome.numbers.get(name, nan))
+            f"{name.replace('_', ' ')} {outcome.numbers[name]:.3g}"
+            for name in shown
+            if isfinite(outcome.numbers.get(name, nan))
         )
         typer.echo(f"Step {outcome.done} of {outcome.steps}: {found}.")
     elif outcome.finished:
@@ -223,9 +238,18 @@ def conclude(outcome: Outcome, result: str) -> bool:
         PartialFailure: if it is, but photographs could not be read.
     """
     if not outcome.finished:
-        kept = "" if outcome.saved == outcome.done else f" the newest checkpoint is that of step {outcome.saved};" if outcome.saved else ""
+        kept = (
+            ""
+            if outcome.saved == outcome.done
+            else f" the newest checkpoint is that of step {outcome.saved};"
+            if outcome.saved
+            else ""
+        )
         again = "continue" if outcome.saved else "begin anew, for there is no checkpoint yet"
-        typer.echo(f"Stopped after step {outcome.done} of {outcome.steps};{kept} run the same command again to {again}.", err=True)
+        typer.echo(
+            f"Stopped after step {outcome.done} of {outcome.steps};{kept} run the same command again to {again}.",
+            err=True,
+        )
         return False
     if outcome.failed:
         shown = "; ".join(one_line(message) for message in list(outcome.failed)[:_SHOWN_FAILURES])

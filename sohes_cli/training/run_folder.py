@@ -57,7 +57,9 @@ class RunKind:
     folders: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def describe(self, config: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any], *packages: str) -> dict[str, Any]:
+    def describe(
+        self, config: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any], *packages: str
+    ) -> dict[str, Any]:
         """The content of `run.json`: format, inputs, settings and the versions of packages.
 
         Args:
@@ -66,7 +68,13 @@ class RunKind:
             packages: whose versions matter beside those that all training needs.
         """
         versions = {name: version(name) for name in (*_PACKAGES, *packages)}
-        return {"format": self.format, "format_version": _FORMAT_VERSION, **inputs, "config": config, "versions": versions}
+        return {
+            "format": self.format,
+            "format_version": _FORMAT_VERSION,
+            **inputs,
+            "config": config,
+            "versions": versions,
+        }
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ class RunFolder:
             return
         if there is None and not removed and _holds_files(self.path):
             raise UsageError(
-                f"--out {self.path} holds other files, but no run of {self.kind.command}.", "Choose another folder or empty it."
+                f"--out {self.path} holds other files, but no run of {self.kind.command}.",
+                "Choose another folder or empty it.",
             )
         write_atomically(self.path / RUN_NAME, [json.dumps(self.description, indent=2).encode(), b"\n"])
 
@@ -143,14 +152,24 @@ def _read(file: Path, kind: RunKind, to_remove: bool = False) -> dict[str, Any] 
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{file} cannot be read: {error.strerror}.", "Make it readable, or choose another --out.") from error
+        raise StoreError(
+            f"{file} cannot be read: {error.strerror}.", "Make it readable, or choose another --out."
+        ) from error
     except ValueError as error:
         if to_remove:
             return {}
-        raise StoreError(f"{file} is damaged: {error}.", "Mend it, choose another --out, or pass --overwrite.") from error
-    known = isinstance(there, dict) and there.get("format") == kind.format and there.get("format_version") == _FORMAT_VERSION
+        raise StoreError(
+            f"{file} is damaged: {error}.", "Mend it, choose another --out, or pass --overwrite."
+        ) from error
+    known = (
+        isinstance(there, dict)
+        and there.get("format") == kind.format
+        and there.get("format_version") == _FORMAT_VERSION
+    )
     if not known or not isinstance(there.get("config"), dict):
-        raise StoreError(f"{file} is not that of a run of {kind.command}.", "Choose another --out, or the --phase that made it.")
+        raise StoreError(
+            f"{file} is not that of a run of {kind.command}.", "Choose another --out, or the --phase that made it."
+        )
     return dict(there)
 
 
@@ -160,7 +179,9 @@ def _require_same(path: Path, kind: RunKind, there: dict[str, Any], now: dict[st
     before, wanted = _flat(kind.defaults) | _flat(there["config"]), _flat(now["config"])
     changed = [name for name in wanted if name not in kind.free and before.get(name) != wanted[name]]
     if changed:
-        shown = ", ".join(f"{name} ({before.get(name)} there, {wanted[name]} now)" for name in changed[:_SHOWN_SETTINGS])
+        shown = ", ".join(
+            f"{name} ({before.get(name)} there, {wanted[name]} now)" for name in changed[:_SHOWN_SETTINGS]
+        )
         raise UsageError(f"--out {path} holds a run with other settings: {shown}.", hint)
     others = [_difference(word, key, there, now) for word, key in kind.inputs.items() if there.get(key) != now[key]]
     if others:
@@ -186,7 +207,11 @@ def _remove_run(path: Path, kind: RunKind) -> bool:
     """Remove the files that a run writes, and nothing else; whether there was a run."""
     if _read(path / RUN_NAME, kind, to_remove=True) is None:
         return False
-    for name, pattern in {_CHECKPOINTS: "step-*.safetensors", BOARD_NAME: "events.out.tfevents.*", **kind.folders}.items():
+    for name, pattern in {
+        _CHECKPOINTS: "step-*.safetensors",
+        BOARD_NAME: "events.out.tfevents.*",
+        **kind.folders,
+    }.items():
         folder = path / name
         _unlink(folder, pattern)
         if folder.is_dir() and not any(folder.iterdir()):

@@ -66,7 +66,9 @@ class Sources:
         labels = self.labels or _DEFAULT_LABELS
         if not labels.exists():
             given = "" if self.labels else " (the default of --labels)"
-            raise UsageError(f"There are no labels {labels}{given}.", "Make them with `sohes explore IMAGES --out labels`.")
+            raise UsageError(
+                f"There are no labels {labels}{given}.", "Make them with `sohes explore IMAGES --out labels`."
+            )
         return open_labeled(labels, self.images)
 
 
@@ -80,7 +82,9 @@ def resumed_run(
     """
     there = read_run(out, phase.kind)
     if there is None:
-        raise UsageError(f"--resume: there is no run in {out}.", "Name its folder with --out, or start one without --resume.")
+        raise UsageError(
+            f"--resume: there is no run in {out}.", "Name its folder with --out, or start one without --resume."
+        )
     config = resolve(phase.config, {"run": there["config"]}, "run", None, assignments, flags)
     found = _sources_of(out, there)
     return Sources(sources.labels or found.labels, sources.images or found.images, sources.init or found.init), config
@@ -105,14 +109,18 @@ def corrected_run(
     init = sources.init or _DEFAULT_START
     if not init.exists():
         given = "" if sources.init else " (the default of --init)"
-        raise UsageError(f"There is no model {init}{given} to correct.", "Train one with `sohes train --phase instruct`.")
+        raise UsageError(
+            f"There is no model {init}{given} to correct.", "Train one with `sohes train --phase instruct`."
+        )
     config = correct_config(settings_of(init), file, assignments, flags)
     if sources.labels is None:
         folder = init if init.is_dir() else init.parent
         there = read_run(folder, CORRECT.kind if is_run_of(folder, CORRECT.kind) else INSTRUCT.kind)
         found = Sources() if there is None else _sources_of(folder, there)
         if found.labels is not None and not found.labels.exists():
-            raise UsageError(f"The labels {found.labels}, from which {init} learned, are not there.", "Name labels with --labels.")
+            raise UsageError(
+                f"The labels {found.labels}, from which {init} learned, are not there.", "Name labels with --labels."
+            )
         sources = replace(found, images=sources.images or found.images)
     return replace(sources, init=init), config
 
@@ -178,7 +186,12 @@ def train_run(
         at_end(outcome)
         return conclude(outcome, "model")
     trained = "" if out == default_checkpoint() else f" --checkpoint {shlex.quote(str(out))}"
-    print_outcome(outcome, as_json, phase.shown, (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"))
+    print_outcome(
+        outcome,
+        as_json,
+        phase.shown,
+        (f"The model is {out / MODEL_NAME}.", f"Next: sohes segment IMAGE --tree{trained}"),
+    )
     return conclude(outcome, "model")
 
 
@@ -223,13 +236,21 @@ def _described(learner: Trainee) -> str:
 
 
 def _train(
-    learner: Trainee, source: LabeledPhotographs, run: RunFolder, outcome: Outcome, progress: Progress, best: float, workers: int
+    learner: Trainee,
+    source: LabeledPhotographs,
+    run: RunFolder,
+    outcome: Outcome,
+    progress: Progress,
+    best: float,
+    workers: int,
 ) -> None:
     """Take the steps that are left, or those until a signal says to stop."""
     config, accelerator = learner.config, learner.accelerator
     training, held_out = split_photographs(len(source), config.data.validation_of(len(source)), config.run.seed)
     left = open_batches(
-        TrainingExamples(source, training, config.data, config.run.seed, config.views if isinstance(config, CorrectConfig) else None),
+        TrainingExamples(
+            source, training, config.data, config.run.seed, config.views if isinstance(config, CorrectConfig) else None
+        ),
         partial(collate, stride=STRIDE),
         batch_size=config.optimizer.batch_size,
         first_step=outcome.done,
@@ -240,7 +261,8 @@ def _train(
         pin_memory=accelerator.device.type == "cuda",
     )
     validation, shown = (
-        ValidationExamples(source, chosen, config.data) for chosen in (held_out, (held_out if len(held_out) else training)[:_PICTURED])
+        ValidationExamples(source, chosen, config.data)
+        for chosen in (held_out, (held_out if len(held_out) else training)[:_PICTURED])
     )
     with MetricsLog(run.path, outcome.done) if accelerator.is_main_process else nullcontext() as log:
         loop = Loop(learner, run, outcome, progress, log, validation, shown, best)

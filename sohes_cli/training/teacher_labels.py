@@ -81,10 +81,14 @@ def teacher_labels(output: Output, head: nn.Module, weak: WeakBatch, config: Cor
     Raises:
         WeightsError: if the teacher says nothing finite.
     """
-    return in_threads(lambda image: _labels_of_image(output, head, weak, image, config), range(len(weak.sizes)), available_cores())
+    return in_threads(
+        lambda image: _labels_of_image(output, head, weak, image, config), range(len(weak.sizes)), available_cores()
+    )
 
 
-def _labels_of_image(output: Output, head: nn.Module, weak: WeakBatch, image: int, config: CorrectConfig) -> TeacherLabels:
+def _labels_of_image(
+    output: Output, head: nn.Module, weak: WeakBatch, image: int, config: CorrectConfig
+) -> TeacherLabels:
     size, crop, student = weak.sizes[image], weak.crops[image], weak.students[image]
     found, areas, candidates = _accepted(output, image, size, crop, config.teacher)
     if config.teacher.hierarchy == "head":
@@ -99,7 +103,11 @@ def _labels_of_image(output: Output, head: nn.Module, weak: WeakBatch, image: in
     best_first = np.arange(len(viewed))
     kept = viewed[choose_labels(prune_forest(parents, viewed), best_first, config.data.max_labels)]
     return TeacherLabels(
-        torch.from_numpy(moved[kept].to_bytes()), torch.from_numpy(prune_forest(parents, kept)), found.scores, areas, candidates
+        torch.from_numpy(moved[kept].to_bytes()),
+        torch.from_numpy(prune_forest(parents, kept)),
+        found.scores,
+        areas,
+        candidates,
     )
 
 

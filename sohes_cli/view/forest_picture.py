@@ -61,13 +61,21 @@ def draw_forest(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
         for node, place in block.places.items():
             x, y = tile_xy(corner_xy, place)
             for child in children[node]:
-                _join(draw, (x, y), tile_xy(corner_xy, block.places[child]), colors[node], from_above=child in block.in_grid)
+                _join(
+                    draw,
+                    (x, y),
+                    tile_xy(corner_xy, block.places[child]),
+                    colors[node],
+                    from_above=child in block.in_grid,
+                )
             canvas.paste(Image.fromarray(_tile(picture, shown, shown.annotations[node], colors[node])), (x, y))
             _caption(draw, (x, y + TILE_H + 3), shown.annotations[node])
     return np.asarray(canvas, np.uint8)
 
 
-def _join(draw: ImageDraw.ImageDraw, parent_xy: tuple[int, int], child_xy: tuple[int, int], color: Color, from_above: bool) -> None:
+def _join(
+    draw: ImageDraw.ImageDraw, parent_xy: tuple[int, int], child_xy: tuple[int, int], color: Color, from_above: bool
+) -> None:
     """Draw the elbow line from a tile to one of its parts; it enters a tile of a grid from above."""
     start = (parent_xy[0] + TILE_W, parent_xy[1] + TILE_H // 2)
     turn_x = parent_xy[0] + (TILE_W + COLUMN_STEP) // 2
@@ -87,8 +95,12 @@ def _tile(picture: Pixels, record: LabelRecord, annotation: Annotation, color: C
     crop, cover = picture[rows, columns], mask[rows, columns].astype(np.float32)
     scale = min(TILE_H / crop.shape[0], TILE_W / crop.shape[1])
     size = (max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale)))
-    shown = np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.float32)
-    inside = (cv2.resize(cover, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR) >= 0.5).astype(np.uint8)
+    shown = np.asarray(
+        cv2.resize(crop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.float32
+    )
+    inside = (cv2.resize(cover, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR) >= 0.5).astype(
+        np.uint8
+    )
     shown += _FADE * (255 - shown) * (inside == 0)[..., None]
     outlined = np.ascontiguousarray(shown.round().clip(0, 255).astype(np.uint8))
     contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)

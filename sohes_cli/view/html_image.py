@@ -52,7 +52,9 @@ class FilesOfImage:
     files: dict[str, bytes]
 
 
-def files_of_image(number: int, record: LabelRecord, other: LabelRecord | None, images: Path, max_side: int) -> FilesOfImage:
+def files_of_image(
+    number: int, record: LabelRecord, other: LabelRecord | None, images: Path, max_side: int
+) -> FilesOfImage:
     """Make the files of one image; nothing is written.
 
     Args:
@@ -84,7 +86,9 @@ def files_of_image(number: int, record: LabelRecord, other: LabelRecord | None, 
     }
     files = {
         f"photos/{name}.jpg": jpeg_bytes(pixels, _PHOTO_QUALITY),
-        f"thumbs/{name}.jpg": jpeg_bytes(overlay(reduced(pixels, _THUMBNAIL_SIDE), shown[0], _THUMBNAIL_MASKS), _THUMBNAIL_QUALITY),
+        f"thumbs/{name}.jpg": jpeg_bytes(
+            overlay(reduced(pixels, _THUMBNAIL_SIDE), shown[0], _THUMBNAIL_MASKS), _THUMBNAIL_QUALITY
+        ),
         f"data/{name}.js": script_call("receiveImage", data),
     }
     return FilesOfImage(_entry(number, record, other, len(pairs)), files)
@@ -123,14 +127,17 @@ def _checked_runs(record: LabelRecord, annotation: Annotation) -> NDArray[np.int
         return run_lengths(annotation.segmentation)
     except ValueError as error:
         raise StoreError(
-            f"The labels of {record.file_name} are corrupt: annotation {annotation.id}: {error}.", "Write or download them again."
+            f"The labels of {record.file_name} are corrupt: annotation {annotation.id}: {error}.",
+            "Write or download them again.",
         ) from error
 
 
 def _read_pixels(records: Sequence[LabelRecord], images: Path, max_side: int) -> NDArray[np.uint8]:
     """The photograph with no side longer than `max_side`, uint8 RGB [H, W, 3]."""
     record = records[0]
-    photograph = read_photograph(images / record.file_name, record.file_name, 2 * max_side)  # twice the target keeps it sharp
+    photograph = read_photograph(
+        images / record.file_name, record.file_name, 2 * max_side
+    )  # twice the target keeps it sharp
     for labels in records:
         if (photograph.height, photograph.width) != (labels.height, labels.width):
             raise StoreError(
@@ -169,7 +176,13 @@ def _mask_object(annotation: Annotation) -> dict[str, Any]:
 
 
 def _entry(number: int, record: LabelRecord, other: LabelRecord | None, n_matched: int) -> dict[str, Any]:
-    entry = {"number": number, "file_name": record.file_name, "height": record.height, "width": record.width, **_counts(record)}
+    entry = {
+        "number": number,
+        "file_name": record.file_name,
+        "height": record.height,
+        "width": record.width,
+        **_counts(record),
+    }
     if other is not None:
         entry |= {"other": _counts(other), "matched": n_matched}
     return entry

@@ -83,7 +83,8 @@ def open_labels(path: Path) -> LabelSet:
     source = open_source(path)
     if source.kind == "result file":
         raise DatasetError(
-            f"{path} is a COCO result file, which does not name its images.", "Give a label folder or a COCO annotation file."
+            f"{path} is a COCO result file, which does not name its images.",
+            "Give a label folder or a COCO annotation file.",
         )
     return LabelSet(path, tuple(str(image.file_name) for image in source.images), source.record)
 
@@ -107,16 +108,25 @@ def write_report(
         StoreError: if the report cannot be written.
     """
     if not images.is_dir():
-        raise UsageError(f"There is no image folder {images}.", "Give the folder that the labels were made from with --images.")
+        raise UsageError(
+            f"There is no image folder {images}.", "Give the folder that the labels were made from with --images."
+        )
     positions = {} if against is None else {name: i for i, name in enumerate(against.names)}
     n_common = len(positions.keys() & set(labels.names))
     if against is not None and labels.names and not n_common:
         raise DatasetError(*_nothing_in_common(labels, against))
-    if labels.names and not any((images / name).is_file() for name in labels.names):  # before a report that is there is removed
-        raise UsageError(f"{images} holds none of the {len(labels.names)} images of {labels.path}.", "Give their folder with --images.")
+    if labels.names and not any(
+        (images / name).is_file() for name in labels.names
+    ):  # before a report that is there is removed
+        raise UsageError(
+            f"{images} holds none of the {len(labels.names)} images of {labels.path}.",
+            "Give their folder with --images.",
+        )
     _empty_report(out)
     entries = []
-    for number, name in enumerate(tqdm(labels.names, unit="image", disable=None), start=1):  # None: a bar on a terminal only
+    for number, name in enumerate(
+        tqdm(labels.names, unit="image", disable=None), start=1
+    ):  # None: a bar on a terminal only
         try:
             other = against.read(positions[name]) if against is not None and name in positions else None
             made = files_of_image(number, labels.read(number - 1), other, images, max_side)
@@ -156,8 +166,13 @@ def _empty_report(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not _has_marker(out) and any(not path.name.startswith(".") for path in out.iterdir()):
-            raise UsageError(f"{out} is not empty and no report of sohes.", "Choose another folder for --html, or empty this one yourself.")
-        write_atomically(out / MARKER_NAME, [json.dumps({"format": FORMAT_NAME, "version": __version__}).encode() + b"\n"])
+            raise UsageError(
+                f"{out} is not empty and no report of sohes.",
+                "Choose another folder for --html, or empty this one yourself.",
+            )
+        write_atomically(
+            out / MARKER_NAME, [json.dumps({"format": FORMAT_NAME, "version": __version__}).encode() + b"\n"]
+        )
         for name in (_PAGE, _INDEX):
             (out / name).unlink(missing_ok=True)
         for folder in ("photos", "thumbs", "data"):
@@ -165,7 +180,9 @@ def _empty_report(out: Path) -> None:
                 if _OWN_FILE.fullmatch(f"{folder}/{path.name}"):
                     path.unlink()
     except OSError as error:
-        raise StoreError(f"{out} cannot be written: {error.strerror}.", "Free space, or choose a folder that you may write to.") from error
+        raise StoreError(
+            f"{out} cannot be written: {error.strerror}.", "Free space, or choose a folder that you may write to."
+        ) from error
 
 
 def _has_marker(out: Path) -> bool:

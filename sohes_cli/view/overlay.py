@@ -106,7 +106,9 @@ def _inner_edge(mask: npt.NDArray[np.bool_], thickness: int) -> npt.NDArray[np.b
     return np.asarray(mask & (inside == 0), bool)
 
 
-def _tinted(picture: Pixels, owner: npt.NDArray[np.int32], is_edge: npt.NDArray[np.bool_], record: LabelRecord) -> Pixels:
+def _tinted(
+    picture: Pixels, owner: npt.NDArray[np.int32], is_edge: npt.NDArray[np.bool_], record: LabelRecord
+) -> Pixels:
     table = np.array([(0, 0, 0), *mask_colors(record)], np.float32)
     color = table[owner]
     shown = picture + _TINT * (color - picture)

@@ -86,7 +86,9 @@ def write_all_pictures(store: LabelStore, images: Path, out: Path, max_masks: in
 
 def _require_folder(images: Path) -> None:
     if not images.is_dir():
-        raise UsageError(f"There is no image folder {images}.", "Give the folder that the labels were made from with --images.")
+        raise UsageError(
+            f"There is no image folder {images}.", "Give the folder that the labels were made from with --images."
+        )
 
 
 def _encoded(pixels: npt.NDArray[np.uint8], image_format: str) -> bytes:

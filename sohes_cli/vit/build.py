@@ -36,15 +36,27 @@ def build_vit(name: str, shape: Mapping[str, int], drop_path: float = 0.0) -> An
     """
     known = timm.list_models(module="vision_transformer")
     if name.split(".")[0] not in known:
-        raise UsageError(f"There is no timm ViT {name!r}.{nearest(name, known)}", "Name one such as vit_tiny_patch16_224.")
+        raise UsageError(
+            f"There is no timm ViT {name!r}.{nearest(name, known)}", "Name one such as vit_tiny_patch16_224."
+        )
     try:
         numbers: dict[str, Any] = {"num_classes": 0, "dynamic_img_size": True, "drop_path_rate": drop_path, **shape}
         vit: Any = timm.create_model(name, pretrained=False, **numbers)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:  # the last: an unknown tag, or more memory than there is
-        raise ConfigError(f"timm cannot make {name} with {dict(shape)}: {error}.", "Change --set model.NAME=...") from error
+    except (
+        TypeError,
+        ValueError,
+        AssertionError,
+        RuntimeError,
+    ) as error:  # the last: an unknown tag, or more memory than there is
+        raise ConfigError(
+            f"timm cannot make {name} with {dict(shape)}: {error}.", "Change --set model.NAME=..."
+        ) from error
     plain = isinstance(vit, VisionTransformer) and type(vit.patch_embed) is PatchEmbed and type(vit.blocks[0]) is Block
     if not plain or vit.cls_token is None:
-        raise UsageError(f"The ViT {name!r} is not supported: it must be a plain one with a class token.", "Try vit_tiny_patch16_224.")
+        raise UsageError(
+            f"The ViT {name!r} is not supported: it must be a plain one with a class token.",
+            "Try vit_tiny_patch16_224.",
+        )
     return vit
 
 

@@ -33,10 +33,14 @@ def find_backbone(source: str, flag: str = "--backbone") -> Path:
     path = Path(source)
     if path.is_dir():
         if not (path / BACKBONE_NAME).is_file():
-            raise UsageError(f"{flag} {source}: the folder has no {BACKBONE_NAME}.", "Give the folder of a run of sohes pretrain.")
+            raise UsageError(
+                f"{flag} {source}: the folder has no {BACKBONE_NAME}.", "Give the folder of a run of sohes pretrain."
+            )
         return path / BACKBONE_NAME
     if not path.is_file():
-        raise UsageError(f"{flag} {source}: there is no such file.", "Give the folder of a run of sohes pretrain, or its file.")
+        raise UsageError(
+            f"{flag} {source}: there is no such file.", "Give the folder of a run of sohes pretrain, or its file."
+        )
     return path
 
 
@@ -57,5 +61,7 @@ def load_vit(path: Path) -> tuple[Any, dict[str, Any]]:
             vit = build_vit(description["name"], description["shape"])
         vit.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except (KeyError, TypeError, RuntimeError, UsageError) as error:
-        raise WeightsError(f"{path} does not fit its own description: {error}.", "It is damaged or of another version.") from error
+        raise WeightsError(
+            f"{path} does not fit its own description: {error}.", "It is damaged or of another version."
+        ) from error
     return vit, description

@@ -103,7 +103,11 @@ def check_name(name: str) -> None:
     if name not in timm.list_models() and not is_model_pretrained(name):
         names = timm.list_models(module=_VIT_MODULES) + timm.list_models(module=_VIT_MODULES, pretrained=True)
         close = get_close_matches(name, names, n=3, cutoff=0.6)
-        hint = f"Did you mean {' or '.join(close)}?" if close else "Name a ViT of timm, such as vit_base_patch8_224.dino, or color-texture."
+        hint = (
+            f"Did you mean {' or '.join(close)}?"
+            if close
+            else "Name a ViT of timm, such as vit_base_patch8_224.dino, or color-texture."
+        )
         raise UsageError(f"There is no backbone {name!r}.", hint)
     if not is_model_in_modules(name, _VIT_MODULES):
         raise _unsupported(name)

@@ -54,8 +54,12 @@ def read_tensors(
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}.", hint) from error
     if not isinstance(description, dict) or description.get("format") != wanted_format:
-        found = description.get("format", "of another program") if isinstance(description, dict) else "of another program"
-        raise WeightsError(f"{path} is not a {wanted_format} file, but {found!r}.", f"Give a file of the kind {wanted_format}.")
+        found = (
+            description.get("format", "of another program") if isinstance(description, dict) else "of another program"
+        )
+        raise WeightsError(
+            f"{path} is not a {wanted_format} file, but {found!r}.", f"Give a file of the kind {wanted_format}."
+        )
     return tensors, description
 
 
@@ -89,4 +93,6 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, s
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with `prefix` and a dot, under the rest of their names."""
-    return {name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }

@@ -107,7 +107,10 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
     found = [
         ("missing keys", [k for k in wanted if k not in renamed]),
         ("unexpected keys", [k for k in renamed if k not in wanted]),
-        ("shape mismatches", [_shapes(k, state.get(k, v), wanted[k]) for k, v in renamed.items() if _differs(v, wanted.get(k))]),
+        (
+            "shape mismatches",
+            [_shapes(k, state.get(k, v), wanted[k]) for k, v in renamed.items() if _differs(v, wanted.get(k))],
+        ),
     ]
     if any(keys for _, keys in found):
         raise _mismatch(model, source, found)
@@ -165,7 +168,9 @@ def _shapes(key: str, given: Tensor, wanted: Tensor) -> str:
 def _mismatch(model: nn.Module, source: str, found: list[tuple[str, list[str]]]) -> WeightsError:
     name = getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
     parts = [
-        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{', ...' if len(keys) > _SHOWN_KEYS else ''}" for kind, keys in found if keys
+        f"{len(keys)} {kind}: {', '.join(keys[:_SHOWN_KEYS])}{', ...' if len(keys) > _SHOWN_KEYS else ''}"
+        for kind, keys in found
+        if keys
     ]
     return WeightsError(
         f"The weights of {source} do not fit the backbone {name}: {'; '.join(parts)}.",

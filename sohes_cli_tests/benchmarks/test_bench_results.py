@@ -21,7 +21,20 @@ from sohes_benchmarks.suite import empty_results, run_suite
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.runs.files import PICTURE_SUFFIXES
 
-EVIDENCE = {"op", "case", "provider", "mode", "dtype", "shapes", "median_ms", "p20_ms", "p80_ms", "peak_memory_bytes", "device", "torch"}
+EVIDENCE = {
+    "op",
+    "case",
+    "provider",
+    "mode",
+    "dtype",
+    "shapes",
+    "median_ms",
+    "p20_ms",
+    "p80_ms",
+    "peak_memory_bytes",
+    "device",
+    "torch",
+}
 EVIDENCE |= {"triton", "commit"}
 
 
@@ -29,7 +42,11 @@ EVIDENCE |= {"triton", "commit"}
 def results() -> Results:
     """A run with a provider of each kind."""
     made = empty_results(QUICK)
-    run_suite(QUICK, made, [benchmark(squares(RIGHT, WRONG, BROKEN, ABSENT, FAST, compulsory_bytes=800, compulsory_flops=100))])
+    run_suite(
+        QUICK,
+        made,
+        [benchmark(squares(RIGHT, WRONG, BROKEN, ABSENT, FAST, compulsory_bytes=800, compulsory_flops=100))],
+    )
     return made
 
 
@@ -43,7 +60,9 @@ def test_results_round_trip_through_json(results: Results) -> None:
     text = as_text(results)
     again = Results.from_json(json.loads(text))
     assert as_text(again) == text
-    assert [(row.provider, row.shapes, row.message) for row in again.rows] == [(r.provider, r.shapes, r.message) for r in results.rows]
+    assert [(row.provider, row.shapes, row.message) for row in again.rows] == [
+        (r.provider, r.shapes, r.message) for r in results.rows
+    ]
     assert json.loads(text) == results.to_json()
     assert text.count("\n  {") == len(results.rows)  # a row a line
     assert Results.from_json(json.loads(as_text(empty_results(QUICK)))).rows == []
@@ -54,7 +73,17 @@ def test_every_row_carries_the_evidence_and_its_conditions(results: Results) -> 
         assert row.keys() >= EVIDENCE
         assert row["device"] == conditions()["processor"] != ""
         assert row["torch"] == results.conditions["packages"]["torch"]
-    assert results.conditions.keys() >= {"device", "processor", "cores", "python", "packages", "commit", "threads", "quick", "date"}
+    assert results.conditions.keys() >= {
+        "device",
+        "processor",
+        "cores",
+        "python",
+        "packages",
+        "commit",
+        "threads",
+        "quick",
+        "date",
+    }
 
 
 def test_a_row_that_is_not_ok_holds_no_time(results: Results) -> None:
@@ -105,7 +134,9 @@ def test_a_reason_is_noted_once() -> None:
     assert notes(rows) == ["triton was not run for explore, evaluate, because it needs a GPU."]
 
 
-@pytest.mark.parametrize(("ratio", "shown"), [(0.0312, "0.031"), (1.0, "1"), (9.94, "9.9"), (12.4, "12"), (2218.8, "2,219"), (None, "-")])
+@pytest.mark.parametrize(
+    ("ratio", "shown"), [(0.0312, "0.031"), (1.0, "1"), (9.94, "9.9"), (12.4, "12"), (2218.8, "2,219"), (None, "-")]
+)
 def test_ratios_are_shown_to_two_digits_or_whole(ratio: float | None, shown: str) -> None:
     row = Row("explore", "a", "stage", "uint8", {}, "sohes", "ok", median_ms=1.0, ratio_to_reference=ratio)
     assert shown_ratio(row) == shown
@@ -134,7 +165,11 @@ def test_the_picture_names_operations_cases_and_conditions(results: Results, tmp
 
 def test_files_that_cannot_be_written_are_refused(results: Results, tmp_path) -> None:
     check_output("--figure", tmp_path / "a.PNG", PICTURE_SUFFIXES)
-    for path, reason in [(tmp_path / "a.gif", "format"), (tmp_path / "a", "format"), (tmp_path / "no" / "a.png", "no folder")]:
+    for path, reason in [
+        (tmp_path / "a.gif", "format"),
+        (tmp_path / "a", "format"),
+        (tmp_path / "no" / "a.png", "no folder"),
+    ]:
         with pytest.raises(UsageError, match=reason):
             check_output("--figure", path, PICTURE_SUFFIXES)
     (tmp_path / "folder.png").mkdir()

@@ -99,7 +99,11 @@ def test_the_peer_says_what_our_network_says():
 def test_the_peer_has_all_weights_of_our_decoders():
     model = tiny_model()
     taken = from_public(build_mask2former(model, LossConfig()).state_dict())
-    ours = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(("pixel_decoder.", "query_decoder."))}
+    ours = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(("pixel_decoder.", "query_decoder."))
+    }
     assert {name for name in taken if not name.startswith("backbone.")} == set(ours)
     assert all(torch.equal(taken[name], tensor) for name, tensor in ours.items())
     with pytest.raises(ValueError, match="4 points"):
@@ -168,7 +172,9 @@ _VARIANTS = ["sohes", "sohes, deformable_attention=reference", "sohes, attention
     ],
     ids=["train", "segment", "correct"],
 )
-def test_a_script_measures_checked_providers_and_writes_its_files(stage, note, providers, monkeypatch, tmp_path, capsys):
+def test_a_script_measures_checked_providers_and_writes_its_files(
+    stage, note, providers, monkeypatch, tmp_path, capsys
+):
     out = tmp_path / f"{stage}.json"
     monkeypatch.setattr(sys, "argv", [f"{stage}.py", "--quick", "--device", "cpu", "--out", str(out)])
     runpy.run_path(str(SCRIPTS / f"{stage}.py"), run_name="__main__")
@@ -188,5 +194,9 @@ def test_a_script_measures_checked_providers_and_writes_its_files(stage, note, p
 def test_cases_name_their_sizes():
     case = train.step_case("small", "cuda", side=1024, labels=100)
     assert (case.name, case.dtype) == ("small, 1024 px", "bfloat16")
-    assert case.shapes == {"images": (2, 3, 1024, 1024), "labels": (100,), "points": (train_config("small").loss.points,)}
+    assert case.shapes == {
+        "images": (2, 3, 1024, 1024),
+        "labels": (100,),
+        "points": (train_config("small").loss.points,),
+    }
     assert {segment.segment_case(preset, "cpu", side=480).shapes["masks"] for preset in ("tiny", "base")} == {(100,)}

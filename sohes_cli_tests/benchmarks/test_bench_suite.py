@@ -9,7 +9,21 @@ import time
 import numpy as np
 import pytest
 import torch
-from bench_cases import ABSENT, BROKEN, FAST, FILLING, MEGABYTES, NUMBERS, QUICK, RIGHT, SQUARES, WRONG, benchmark, provider, squares
+from bench_cases import (
+    ABSENT,
+    BROKEN,
+    FAST,
+    FILLING,
+    MEGABYTES,
+    NUMBERS,
+    QUICK,
+    RIGHT,
+    SQUARES,
+    WRONG,
+    benchmark,
+    provider,
+    squares,
+)
 from sohes_benchmarks.limits import Limits, measure_limits
 from sohes_benchmarks.memory import process_memory
 from sohes_benchmarks.rows import NAMES, Results
@@ -86,7 +100,11 @@ def test_inputs_that_cannot_be_made_fail_their_case_alone_and_workloads_are_clos
     made = dataclasses.replace(benchmark(), cases=lambda _: cases, workload=workload)
     results, told = Results({"commit": "abc1234"}), []
     run_suite(QUICK, results, [made], lambda case, number, total: told.append((case.name, number, total)))
-    assert [(row.case, row.status) for row in results.rows] == [("broken", "failed"), ("squares", "ok"), ("squares", "failed")]
+    assert [(row.case, row.status) for row in results.rows] == [
+        ("broken", "failed"),
+        ("squares", "ok"),
+        ("squares", "failed"),
+    ]
     assert closed == ["squares"]
     assert told == [("broken", 0, 2), ("squares", 1, 2)]
     assert {row.commit for row in results.rows} == {"abc1234"}
@@ -101,7 +119,9 @@ def test_an_interrupted_run_keeps_what_it_has():
 
     results = Results({"commit": ""})
     with pytest.raises(KeyboardInterrupt):
-        run_suite(QUICK, results, [benchmark(squares(RIGHT), squares(RIGHT, dataclasses.replace(FAST, evidence=interrupt)))])
+        run_suite(
+            QUICK, results, [benchmark(squares(RIGHT), squares(RIGHT, dataclasses.replace(FAST, evidence=interrupt)))]
+        )
     assert [row.provider for row in results.rows] == ["reference", "reference"]
     assert not results.is_complete
 
@@ -136,7 +156,9 @@ def test_calls_in_turns_alternate_and_the_first_round_only_warms_up():
     calls = []
     timings = time_in_turns([lambda: calls.append("a"), lambda: calls.append("b")], 0.0, 3, threads=1, on_gpu=False)
     assert calls == ["a", "b"] * 4
-    assert [(len(timing.times_ms), timing.clock, timing.peak_memory_bytes) for timing in timings] == [(3, "processor", None)] * 2
+    assert [(len(timing.times_ms), timing.clock, timing.peak_memory_bytes) for timing in timings] == [
+        (3, "processor", None)
+    ] * 2
     slow, fast = time_in_turns([lambda: time.sleep(0.02), lambda: None], 0.06, 1, threads=2, on_gpu=False)
     assert slow.clock == "wall"
     assert len(slow.times_ms) == len(fast.times_ms) > 2
@@ -163,7 +185,11 @@ def test_in_turns_only_what_was_checked_and_found_right_is_timed():
 def test_a_call_that_fails_while_it_is_timed_in_turns_fails_those_that_take_turns_with_it():
     late = dataclasses.replace(BROKEN, evidence=lambda: NUMBERS**2)
     rows = in_turns(RIGHT, WRONG, late)
-    assert {name: row.status for name, row in rows.items()} == {"reference": "failed", "heapq": "wrong", "triton": "failed"}
+    assert {name: row.status for name, row in rows.items()} == {
+        "reference": "failed",
+        "heapq": "wrong",
+        "triton": "failed",
+    }
     assert "no [bold] luck" in rows["reference"].message
 
 
@@ -209,7 +235,11 @@ def test_threads_are_limited_inside_only():
 def test_every_name_has_a_benchmark_with_distinct_cases():
     assert tuple(BENCHMARKS) == NAMES
     for name, made in BENCHMARKS.items():
-        for plan in (QUICK, dataclasses.replace(QUICK, quick=False), Plan((name,), quick=False, device="cuda", threads=1)):
+        for plan in (
+            QUICK,
+            dataclasses.replace(QUICK, quick=False),
+            Plan((name,), quick=False, device="cuda", threads=1),
+        ):
             cases = made.cases(plan)
             assert cases
             assert {case.op for case in cases} == {name}

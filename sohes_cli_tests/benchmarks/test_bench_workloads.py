@@ -24,9 +24,15 @@ LIMITS = Limits("cpu", 1, 1e9, {"float32": 1e12})
 PLAN = Plan((), quick=True, device="cpu", threads=1)
 SMALL = {  # of each operation
     "region_merging": Case(
-        "region_merging", "smooth 6 x 6 x 5", "forward", "float32", {"features": (1, 5, 6, 6), "distinct_images": (1,), "thresholds": (6,)}
+        "region_merging",
+        "smooth 6 x 6 x 5",
+        "forward",
+        "float32",
+        {"features": (1, 5, 6, 6), "distinct_images": (1,), "thresholds": (6,)},
     ),
-    "ancestor_loss": Case("ancestor_loss", "few", "forward+backward", "float32", {"queries": (2, 1, 9, 16), "matched": (7,)}),
+    "ancestor_loss": Case(
+        "ancestor_loss", "few", "forward+backward", "float32", {"queries": (2, 1, 9, 16), "matched": (7,)}
+    ),
     "deformable_attention": deformable_attention.BENCHMARK.cases(PLAN)[1],
     "mask_intersection": Case("mask_intersection", "few", "forward", "uint64", {"masks": (5, 20, 30)}),
     "run_intersection": Case("run_intersection", "few", "forward", "int64", {"a": (5, 20, 30), "b": (3, 20, 30)}),
@@ -66,7 +72,9 @@ def test_a_gradient_that_is_missing_or_of_another_shape_is_no_match():
     assert not workload.difference(truth, truth)
     assert "returns" in workload.difference({"output": truth["output"]}, truth)
     assert "shape" in workload.difference({**truth, "gradient of w1": truth["gradient of w1"][:1]}, truth)
-    assert "gradient of w2 by nan" in workload.difference({**truth, "gradient of w2": truth["gradient of w2"] * np.nan}, truth)
+    assert "gradient of w2 by nan" in workload.difference(
+        {**truth, "gradient of w2": truth["gradient of w2"] * np.nan}, truth
+    )
     near = {name: tensor * (1 + 1e-6) for name, tensor in truth.items()}
     assert not workload.difference(near, truth)
 
@@ -88,7 +96,9 @@ def test_forward_runs_without_autograd_and_backward_is_the_same_for_every_call()
     first, second = results(differentiable.BACKWARD)
     assert first.keys() == {"output", "gradient of x", "gradient of y"}
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert torch.equal(first["gradient of x"] * inputs["x"], first["gradient of y"] * inputs["y"])  # both are upstream x y
+    assert torch.equal(
+        first["gradient of x"] * inputs["x"], first["gradient of y"] * inputs["y"]
+    )  # both are upstream x y
     assert not inputs["x"].requires_grad
 
 
@@ -96,7 +106,9 @@ def test_the_heap_is_exact():
     for kind in ("smooth", "noisy", "background"):
         features = region_merging._features(kind, np.random.default_rng(3), 7, 9)
         ours = region_merging.lazy_heap(features)
-        for theirs, mine in zip(merge_regions(features, region_merging.THRESHOLDS, backend="reference"), ours, strict=True):
+        for theirs, mine in zip(
+            merge_regions(features, region_merging.THRESHOLDS, backend="reference"), ours, strict=True
+        ):
             assert np.array_equal(theirs, mine), kind
 
 
@@ -111,7 +123,11 @@ def test_least_work_of_the_ancestor_loss():
 def test_least_work_of_deformable_attention_grows_with_its_samples():
     value = torch.zeros(1, 8, 2, 4)
     small, large = (
-        {"value": value, "sampling_locations": torch.zeros(1, q, 2, 1, 3, 2), "attention_weights": torch.zeros(1, q, 2, 1, 3)}
+        {
+            "value": value,
+            "sampling_locations": torch.zeros(1, q, 2, 1, 3, 2),
+            "attention_weights": torch.zeros(1, q, 2, 1, 3),
+        }
         for q in (5, 10)
     )
     assert deformable_attention.compulsory_work(small, backward=False)[1] == 5 * 2 * 3 * 4 * 10
@@ -149,7 +165,9 @@ def test_the_product_of_unpacked_words_counts_shared_pixels():
 
 
 def test_scores_must_agree_with_pycocotools():
-    case = dataclasses.replace(evaluate.BENCHMARK.cases(PLAN)[0], shapes={"annotated": (2, 5, 60, 80), "predicted": (2, 12, 60, 80)})
+    case = dataclasses.replace(
+        evaluate.BENCHMARK.cases(PLAN)[0], shapes={"annotated": (2, 5, 60, 80), "predicted": (2, 12, 60, 80)}
+    )
     workload = evaluate.BENCHMARK.workload(case, PLAN)
     rows = list(measure_workload(workload, PLAN, LIMITS))
     assert [row.status for row in rows] == ["ok", "ok"]
@@ -162,7 +180,9 @@ def test_scores_must_agree_with_pycocotools():
 
 def record(*annotations):
     rle = {"size": [4, 4], "counts": "0"}
-    return LabelRecord("a.jpg", 4, 4, tuple(Annotation(i, rle, area, (0, 0, 1, 1), 0.5, 0, parent) for i, area, parent in annotations))
+    return LabelRecord(
+        "a.jpg", 4, 4, tuple(Annotation(i, rle, area, (0, 0, 1, 1), 0.5, 0, parent) for i, area, parent in annotations)
+    )
 
 
 @pytest.mark.parametrize(

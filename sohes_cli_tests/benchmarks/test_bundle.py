@@ -77,7 +77,10 @@ def test_weights_become_halves_and_whole_numbers_stay(run: Path, place: Path) ->
 
 def test_no_path_of_the_machine_that_trained_it_is_in_the_file(run: Path, place: Path) -> None:
     model, description = load_model(run)
-    config = {**description["config"], "model": {**description["config"]["model"], "weights": str(run.parent / "pretrain")}}
+    config = {
+        **description["config"],
+        "model": {**description["config"]["model"], "weights": str(run.parent / "pretrain")},
+    }
     save_model(run / MODEL_NAME, model, {**description, "config": config})
     bundle(run)
     assert load_model(place)[1]["config"]["model"]["weights"] == "pretrain"
@@ -122,8 +125,12 @@ def test_settings_that_suit_the_model_go_with_it(run: Path, place: Path) -> None
     assert Segmenter.load(place, device="cpu").config == SegmentConfig()
 
 
-@pytest.mark.parametrize(("flags", "word"), [(["--views", "9"], "segment.views"), (["--size", "5"], "segment.image_size")])
-def test_wrong_settings_are_refused_before_anything_is_written(run: Path, place: Path, flags: list[str], word: str) -> None:
+@pytest.mark.parametrize(
+    ("flags", "word"), [(["--views", "9"], "segment.views"), (["--size", "5"], "segment.image_size")]
+)
+def test_wrong_settings_are_refused_before_anything_is_written(
+    run: Path, place: Path, flags: list[str], word: str
+) -> None:
     refused = CliRunner().invoke(app, [str(run), *flags])
     assert (refused.exit_code, refused.stdout) == (2, "")
     assert word in refused.stderr
@@ -170,7 +177,9 @@ def test_the_command_prints_the_hash_and_errors_without_a_traceback(run: Path, p
 
 def test_it_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "sohes_benchmarks.bundle", "nowhere"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    finished = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert (finished.returncode, finished.stdout) == (2, "")
     assert finished.stderr.startswith("Error: There is no model nowhere.")
 

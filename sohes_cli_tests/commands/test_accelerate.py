@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_two_processes_write_the_labels_of_one(launch: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable) -> None:
-    result = launch("explore", photos, "--out", out, "--workers", 1)  # both find an empty folder and publish the manifest
+def test_two_processes_write_the_labels_of_one(
+    launch: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable
+) -> None:
+    result = launch(
+        "explore", photos, "--out", out, "--workers", 1
+    )  # both find an empty folder and publish the manifest
     assert result.code == 0, result.err
     assert labels_of(out) == reference
     for i in (1, 2):
@@ -29,10 +33,14 @@ def test_a_process_that_fails_lets_the_other_finish(
     mixed = tmp_path / "photos"
     shutil.copytree(photos, mixed)
     for path in list(mixed.rglob("*.*")):
-        path.with_suffix(".bmp").write_text("no photograph")  # before its neighbor in the list, so that all fall to the first process
+        path.with_suffix(".bmp").write_text(
+            "no photograph"
+        )  # before its neighbor in the list, so that all fall to the first process
     result = launch("explore", mixed, "--out", out, "--workers", 1, "--json")
     assert result.code != 0
-    first, second = sorted((json.loads(line) for line in result.out.splitlines()), key=lambda summary: summary["process"])
+    first, second = sorted(
+        (json.loads(line) for line in result.out.splitlines()), key=lambda summary: summary["process"]
+    )
     assert (first["images"], len(first["failed"])) == (0, 8)
     assert (second["images"], len(second["failed"])) == (8, 0)
     assert result.err.count("Failed: ") == 8
@@ -58,7 +66,9 @@ def test_a_launch_of_one_process_in_place_of_several_says_so(
     assert labels_of(out) == reference
 
 
-def test_a_broken_launch_is_wrong_usage(sohes: Callable, photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_launch_is_wrong_usage(
+    sohes: Callable, photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = sohes("explore", photos, "--out", out)

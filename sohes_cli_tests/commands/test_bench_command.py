@@ -30,7 +30,9 @@ if TYPE_CHECKING:
         (["--figure", "bench.json"], ["'.json'", ".svg"]),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_is_measured(sohes: Callable, arguments: list[str], words: list[str]) -> None:
+def test_wrong_usage_is_refused_before_anything_is_measured(
+    sohes: Callable, arguments: list[str], words: list[str]
+) -> None:
     start = time.monotonic()
     result = sohes("bench", *arguments)
     assert (result.code, result.out) == (2, "")
@@ -54,7 +56,9 @@ def test_a_quick_run_of_one_operation(sohes: Callable, tmp_path: Path) -> None:
     content = json.loads(out.read_text())
     assert content["is_complete"]
     assert content["conditions"]["quick"]
-    assert {row["provider"]: row["status"] for row in content["rows"]} == dict.fromkeys(("reference", "pycocotools", "cpu"), "ok")
+    assert {row["provider"]: row["status"] for row in content["rows"]} == dict.fromkeys(
+        ("reference", "pycocotools", "cpu"), "ok"
+    )
     for row in content["rows"]:
         assert row["p20_ms"] <= row["median_ms"] <= row["p80_ms"]
         assert row["ratio_to_reference"] > 0
@@ -63,7 +67,17 @@ def test_a_quick_run_of_one_operation(sohes: Callable, tmp_path: Path) -> None:
 
 
 def test_json_is_all_that_stdout_holds(sohes: Callable, tmp_path: Path) -> None:
-    result = sohes("bench", "run_intersection", "run_intersection", "--quick", "--device", "cpu", "--json", "--out", tmp_path / "a.json")
+    result = sohes(
+        "bench",
+        "run_intersection",
+        "run_intersection",
+        "--quick",
+        "--device",
+        "cpu",
+        "--json",
+        "--out",
+        tmp_path / "a.json",
+    )
     assert json.loads(result.out) == json.loads((tmp_path / "a.json").read_text())
     assert len(json.loads(result.out)["rows"]) == 3
     assert "Wrote" in result.err
@@ -86,7 +100,11 @@ def test_a_wrong_and_a_broken_provider_are_reported_and_fail_the_run(
         raise RuntimeError("out of luck")
 
     wrong, broken = Provider("wrong one", lambda: lambda: np.ones(3)), Provider("broken one", lambda: raise_error)
-    monkeypatch.setitem(BENCHMARKS, "run_intersection", zeros(REFERENCE, wrong, broken, dataclasses.replace(REFERENCE, name="right one")))
+    monkeypatch.setitem(
+        BENCHMARKS,
+        "run_intersection",
+        zeros(REFERENCE, wrong, broken, dataclasses.replace(REFERENCE, name="right one")),
+    )
     result = sohes("bench", "run_intersection", "--quick", "--device", "cpu", "--out", tmp_path / "a.json")
     assert result.code == 1
     assert "2 of 4 measurements are wrong or failed" in result.err
@@ -99,7 +117,17 @@ def test_a_wrong_and_a_broken_provider_are_reported_and_fail_the_run(
 def test_ctrl_c_leaves_what_was_measured(sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = Provider("interrupted", lambda: lambda: signal.raise_signal(signal.SIGINT))
     monkeypatch.setitem(BENCHMARKS, "run_intersection", zeros(REFERENCE, interrupted, REFERENCE))
-    result = sohes("bench", "run_intersection", "--quick", "--device", "cpu", "--out", tmp_path / "a.json", "--figure", tmp_path / "a.svg")
+    result = sohes(
+        "bench",
+        "run_intersection",
+        "--quick",
+        "--device",
+        "cpu",
+        "--out",
+        tmp_path / "a.json",
+        "--figure",
+        tmp_path / "a.svg",
+    )
     assert result.code == 130
     assert "Interrupted." in result.err
     assert "The run was interrupted" in result.out

@@ -20,8 +20,22 @@ def put_coco(source, n_images=2):
     data = {
         "images": [{"id": i, "file_name": f"{i:012d}.jpg", "height": H, "width": W} for i in range(1, n_images + 1)],
         "annotations": [
-            {"id": 4, "image_id": 1, "category_id": 1, "segmentation": polygon, "area": 12.0, "bbox": [1, 1, 4, 3], "iscrowd": 0},
-            {"id": 9, "image_id": 1, "category_id": 1, "segmentation": {"size": [H, W], "counts": [20, 8, 20]}, "area": 8}
+            {
+                "id": 4,
+                "image_id": 1,
+                "category_id": 1,
+                "segmentation": polygon,
+                "area": 12.0,
+                "bbox": [1, 1, 4, 3],
+                "iscrowd": 0,
+            },
+            {
+                "id": 9,
+                "image_id": 1,
+                "category_id": 1,
+                "segmentation": {"size": [H, W], "counts": [20, 8, 20]},
+                "area": 8,
+            }
             | {"bbox": [3, 0, 2, 6], "iscrowd": 1},
         ],
         "categories": [{"id": 1, "name": "person", "supercategory": "person"}],
@@ -37,7 +51,12 @@ def put_sa1b(source, damaged=()):
     source.mkdir(parents=True)
     rle = coco_mask.encode(np.ones((H, W), np.uint8, order="F"))
     for i in (1, 2, 3):
-        mask = {"id": i, "segmentation": {"size": [H, W], "counts": rle["counts"].decode()}, "area": 48, "bbox": [0, 0, W, H]}
+        mask = {
+            "id": i,
+            "segmentation": {"size": [H, W], "counts": rle["counts"].decode()},
+            "area": 48,
+            "bbox": [0, 0, W, H],
+        }
         image = {"image_id": i, "width": W, "height": H, "file_name": f"sa_{i}.jpg"}
         text = json.dumps({"image": image, "annotations": [mask]})
         (source / f"sa_{i}.json").write_text(text[:40] if i in damaged else text)
@@ -54,7 +73,9 @@ def test_it_writes_the_file_and_the_list_and_says_how_much(tmp_path, sohes, coco
     result = sohes("convert", "coco", coco_folder, "--out", out)
     assert result.code == 0
     listed = tmp_path / "new" / "gt.images.txt"
-    assert result.out == (f"Wrote {out}: 2 images, 2 masks (0 of them parts, 1 crowd regions); the images are listed in {listed}.\n")
+    assert result.out == (
+        f"Wrote {out}: 2 images, 2 masks (0 of them parts, 1 crowd regions); the images are listed in {listed}.\n"
+    )
     assert len(COCO(str(out)).anns) == 2
     assert listed.read_text() == "000000000001.jpg\n000000000002.jpg\n"
 
@@ -160,7 +181,10 @@ def test_wrong_usage_has_exit_code_2_and_writes_nothing(tmp_path, sohes, monkeyp
 
 
 def test_a_name_that_no_disk_can_hold_is_an_error_that_names_it(tmp_path, sohes, coco_folder):
-    for arguments in ([coco_folder, "--out", tmp_path / f"{'x' * 300}.json"], [tmp_path / ("y" * 300), "--out", tmp_path / "gt.json"]):
+    for arguments in (
+        [coco_folder, "--out", tmp_path / f"{'x' * 300}.json"],
+        [tmp_path / ("y" * 300), "--out", tmp_path / "gt.json"],
+    ):
         result = sohes("convert", "coco", *arguments)
         assert result.code == 1
         assert "cannot be reached: File name too long" in result.err
@@ -199,4 +223,6 @@ def test_help_names_every_data_set(sohes):
 def test_the_command_line_does_not_load_what_only_a_conversion_needs():
     heavy = ("torch", "timm", "numba", "skimage", "scipy", "cv2", "pycocotools", "numpy", "tqdm")
     code = f"import sys, sohes_cli.commands.convert; print([m for m in {heavy!r} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

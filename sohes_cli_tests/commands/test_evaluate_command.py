@@ -43,8 +43,17 @@ def case() -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 "area": size**2,
                 "bbox": [x, y, size, size],
             }
-            truth["annotations"].append({**annotation, "segmentation": box(60, 80, y, x, size), "parent": 10 * image_id if k else None})
-            results.append({"image_id": image_id, "category_id": 1, "segmentation": box(60, 80, y, x, size), "score": 0.9 - 0.1 * k})
+            truth["annotations"].append(
+                {**annotation, "segmentation": box(60, 80, y, x, size), "parent": 10 * image_id if k else None}
+            )
+            results.append(
+                {
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "segmentation": box(60, 80, y, x, size),
+                    "score": 0.9 - 0.1 * k,
+                }
+            )
         results.append({"image_id": image_id, "category_id": 1, "segmentation": box(60, 80, 50, 70, 8), "score": 0.1})
     return truth, results
 
@@ -53,7 +62,10 @@ def case() -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def evaluate(tmp_path: Path, sohes: Callable, case: tuple[dict[str, Any], list[dict[str, Any]]]) -> Callable:
     """Write the case, changed as wanted, and evaluate it."""
 
-    def run(*arguments: object, change: Callable[[dict[str, Any], list[dict[str, Any]]], object] = lambda _truth, _results: None) -> Any:
+    def run(
+        *arguments: object,
+        change: Callable[[dict[str, Any], list[dict[str, Any]]], object] = lambda _truth, _results: None,
+    ) -> Any:
         change(*case)
         (tmp_path / "gt.json").write_text(json.dumps(case[0]))
         (tmp_path / "results.json").write_text(json.dumps(case[1]))
@@ -65,7 +77,11 @@ def evaluate(tmp_path: Path, sohes: Callable, case: tuple[dict[str, Any], list[d
 def test_table_shows_percent(evaluate: Callable) -> None:
     result = evaluate()
     assert result.code == 0
-    rows = {cells[0]: cells[1] for line in result.out.splitlines() if len(cells := [c.strip() for c in line.strip("│┃ ").split("│")]) == 2}
+    rows = {
+        cells[0]: cells[1]
+        for line in result.out.splitlines()
+        if len(cells := [c.strip() for c in line.strip("│┃ ").split("│")]) == 2
+    }
     assert {k: rows[k] for k in ("AR@1", "AR@10", "AP", "AR@1000 small", "AR@1000 large")} == {
         "AR@1": "50.0",
         "AR@10": "100.0",
@@ -102,12 +118,22 @@ def test_hierarchy_of_results_with_ids_and_parents(evaluate: Callable) -> None:
     assert "part-of recall" in evaluate().out
 
 
-def test_label_folder_annotation_file_and_results_agree(sohes: Callable, reference_folder: Path, tmp_path: Path) -> None:
+def test_label_folder_annotation_file_and_results_agree(
+    sohes: Callable, reference_folder: Path, tmp_path: Path
+) -> None:
     """One label set in all three forms against ground truth made of it; by itself it is perfect, hierarchy included."""
     sohes("export", reference_folder, "--out", tmp_path / "gt.json")
     exported = json.loads((tmp_path / "gt.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(exported["annotations"]))
-    result = sohes("evaluate", reference_folder, tmp_path / "gt.json", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--json")
+    result = sohes(
+        "evaluate",
+        reference_folder,
+        tmp_path / "gt.json",
+        tmp_path / "results.json",
+        "--gt",
+        tmp_path / "gt.json",
+        "--json",
+    )
     assert result.code == 0, result.err
     folder, annotations, results = json.loads(result.out)["predictions"]
     assert [p["kind"] for p in (folder, annotations, results)] == ["label folder", "annotation file", "result file"]
@@ -122,7 +148,9 @@ def test_images_without_predictions_are_told_and_shown_apart(evaluate: Callable)
     assert result.code == 0
     assert "no predictions for 1 of 2 annotated images (2.jpg)" in result.err
     assert "predicted only" in result.out
-    assert [c.strip() for c in next(line for line in result.out.splitlines() if "AR@10 " in line).strip("│ ").split("│")] == [
+    assert [
+        c.strip() for c in next(line for line in result.out.splitlines() if "AR@10 " in line).strip("│ ").split("│")
+    ] == [
         "AR@10",
         "50.0",
         "100.0",
@@ -147,18 +175,42 @@ BAD: dict[str, tuple[Callable[[dict[str, Any], list[dict[str, Any]]], object], s
     "no mask": (lambda _, r: r[0].pop("segmentation"), "annotation number 1 of 1.jpg: its segmentation"),
     "no score": (lambda _, r: r[0].pop("score"), "annotation number 1 of 1.jpg: it has no score"),
     "score not a number": (lambda _, r: r[0].update(score=float("nan")), "its score is nan"),
-    "damaged annotation": (lambda t, _: t["annotations"][3]["segmentation"].update(counts="0"), "gt.json: annotation 21 of 2.jpg"),
-    "negative area": (lambda t, _: t["annotations"][0].update(area=-1), "gt.json: annotation 10 of 1.jpg: its area is -1"),
-    "area that no float holds": (lambda t, _: t["annotations"][0].update(area=10**400), "annotation 10 of 1.jpg: its area is 1000"),
-    "score that no float holds": (lambda _, r: r[0].update(score=10**400), "annotation number 1 of 1.jpg: its score is 1000"),
-    "crowd flag that is a text": (lambda t, _: t["annotations"][0].update(iscrowd="0"), "annotation 10 of 1.jpg: its iscrowd is '0'"),
+    "damaged annotation": (
+        lambda t, _: t["annotations"][3]["segmentation"].update(counts="0"),
+        "gt.json: annotation 21 of 2.jpg",
+    ),
+    "negative area": (
+        lambda t, _: t["annotations"][0].update(area=-1),
+        "gt.json: annotation 10 of 1.jpg: its area is -1",
+    ),
+    "area that no float holds": (
+        lambda t, _: t["annotations"][0].update(area=10**400),
+        "annotation 10 of 1.jpg: its area is 1000",
+    ),
+    "score that no float holds": (
+        lambda _, r: r[0].update(score=10**400),
+        "annotation number 1 of 1.jpg: its score is 1000",
+    ),
+    "crowd flag that is a text": (
+        lambda t, _: t["annotations"][0].update(iscrowd="0"),
+        "annotation 10 of 1.jpg: its iscrowd is '0'",
+    ),
     "images that are no list": (lambda t, _: t.update(images={"1": t["images"][0]}), "it has no list of images"),
     "no annotations": (lambda t, _: t.update(annotations=None), "it has no list of annotations"),
     "unknown parent": (lambda t, _: t["annotations"][1].update(parent=77), "annotation 11 names the parent 77"),
-    "parent that is a list": (lambda t, _: t["annotations"][1].update(parent=[10]), "annotation 11 names the parent [10]"),
+    "parent that is a list": (
+        lambda t, _: t["annotations"][1].update(parent=[10]),
+        "annotation 11 names the parent [10]",
+    ),
     "parents in a circle": (lambda t, _: t["annotations"][0].update(parent=11), "parents form a cycle"),
-    "annotation twice": (lambda t, _: t["annotations"].append(t["annotations"][0]), "holds the annotation id 10 more than once"),
-    "image twice": (lambda t, _: t["images"].append({**t["images"][0], "file_name": "x"}), "holds the image id 1 more than once"),
+    "annotation twice": (
+        lambda t, _: t["annotations"].append(t["annotations"][0]),
+        "holds the annotation id 10 more than once",
+    ),
+    "image twice": (
+        lambda t, _: t["images"].append({**t["images"][0], "file_name": "x"}),
+        "holds the image id 1 more than once",
+    ),
     "annotation of no image": (lambda t, _: t["annotations"][0].update(image_id=8), "annotation 10 belongs to image 8"),
     "other ids": (lambda _, r: [x.update(image_id=f"{x['image_id']:012}") for x in r], "No image id of"),
     "no image id": (lambda _, r: r[0].pop("image_id"), "annotation 1 has no valid image_id"),
@@ -178,7 +230,9 @@ def test_bad_input_is_named_and_never_a_silent_zero(name: str, evaluate: Callabl
     assert "Traceback" not in result.err
 
 
-def test_one_bad_prediction_does_not_lose_the_scores_of_another(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
+def test_one_bad_prediction_does_not_lose_the_scores_of_another(
+    evaluate: Callable, sohes: Callable, tmp_path: Path
+) -> None:
     evaluate()
     good = tmp_path / "results.json"
     results = json.loads(good.read_text())
@@ -234,7 +288,9 @@ def test_parent_of_parts_alone_gives_roots_alone_a_forest_too(evaluate: Callable
 
 
 def test_class_of_any_size_is_taken(evaluate: Callable) -> None:
-    result = evaluate(change=lambda truth, results: [a.update(category_id=10**30) for a in (truth["annotations"][0], results[0])])
+    result = evaluate(
+        change=lambda truth, results: [a.update(category_id=10**30) for a in (truth["annotations"][0], results[0])]
+    )
     assert result.code == 0, result.err
 
 
@@ -265,7 +321,9 @@ def test_all_predictions_are_opened_before_the_first_is_scored(
     evaluate: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate()
-    monkeypatch.setattr("sohes_cli.evaluation.session.score_image", lambda _task: pytest.fail("scored before all were opened"))
+    monkeypatch.setattr(
+        "sohes_cli.evaluation.session.score_image", lambda _task: pytest.fail("scored before all were opened")
+    )
     result = sohes("evaluate", tmp_path / "results.json", tmp_path / "none.json", "--gt", tmp_path / "gt.json")
     assert result.code == 1
     assert "none.json cannot be read" in result.err
@@ -285,7 +343,9 @@ def test_columns_are_told_apart_and_keep_their_numbers(
     assert result.code == 0, result.err
     header = "".join(c.strip() for line in result.out.splitlines() if "┃" in line for c in line.split("┃")[2:3])
     assert header == "a/r[v2].json"
-    assert ["AR@1000 medium", "100.0", "100.0"] in [[c.strip() for c in line.strip("│").split("│")] for line in result.out.splitlines()]
+    assert ["AR@1000 medium", "100.0", "100.0"] in [
+        [c.strip() for c in line.strip("│").split("│")] for line in result.out.splitlines()
+    ]
     assert "Note" not in sohes("evaluate", "a/r[v2].json", "--gt", "gt.json").err
 
 
@@ -315,7 +375,11 @@ def test_picture_is_drawn(suffix: str, evaluate: Callable, tmp_path: Path) -> No
 def test_converted_ground_truth_brings_its_published_scores(evaluate: Callable, tmp_path: Path) -> None:
     evaluate("--plot", tmp_path / "plain.svg")
     evaluate("--plot", tmp_path / "published.svg", change=lambda truth, _: truth.update(info={"dataset": "coco"}))
-    evaluate("--plot", tmp_path / "training.svg", change=lambda truth, _: truth.update(info={"dataset": "coco", "split": "train2017"}))
+    evaluate(
+        "--plot",
+        tmp_path / "training.svg",
+        change=lambda truth, _: truth.update(info={"dataset": "coco", "split": "train2017"}),
+    )
     shown = {name: (tmp_path / f"{name}.svg").stat().st_size for name in ("plain", "published", "training")}
     assert shown["published"] > 1.1 * shown["plain"]
     assert shown["training"] < 1.1 * shown["plain"]
@@ -333,14 +397,19 @@ def test_any_name_can_stand_in_the_picture(name: str, evaluate: Callable, sohes:
 def test_names_that_are_too_long_for_a_file_are_errors(evaluate: Callable, sohes: Callable, tmp_path: Path) -> None:
     evaluate()
     name = tmp_path / ("x" * 300 + ".png")
-    for arguments in ([name, "--gt", tmp_path / "gt.json"], [tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--plot", name]):
+    for arguments in (
+        [name, "--gt", tmp_path / "gt.json"],
+        [tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--plot", name],
+    ):
         result = sohes("evaluate", *arguments)
         assert result.code == 1
         assert "File name too long" in result.err
         assert "unforeseen" not in result.err
 
 
-def test_killed_command_leaves_no_process(case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path) -> None:
+def test_killed_command_leaves_no_process(
+    case: tuple[dict[str, Any], list[dict[str, Any]]], start: Callable, tmp_path: Path
+) -> None:
     write_many(tmp_path, *case)
     process = start("evaluate", tmp_path / "results.json", "--gt", tmp_path / "gt.json", "--workers", "2")
     wait_for_workers(process, 2)
@@ -354,7 +423,9 @@ def write_many(folder: Path, truth: dict[str, Any], results: list[dict[str, Any]
     images = [{**truth["images"][0], "id": i, "file_name": f"{i}.jpg"} for i in range(1, 3000)]
     annotations = [{**truth["annotations"][0], "id": i, "image_id": i} for i in range(1, 3000)]
     (folder / "gt.json").write_text(json.dumps({**truth, "images": images, "annotations": annotations}))
-    (folder / "results.json").write_text(json.dumps([{**results[0], "image_id": i} for i in range(1, 3000) for _ in range(40)]))
+    (folder / "results.json").write_text(
+        json.dumps([{**results[0], "image_id": i} for i in range(1, 3000) for _ in range(40)])
+    )
 
 
 @pytest.mark.parametrize("later_s", [0, 1])

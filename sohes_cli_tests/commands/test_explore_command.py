@@ -91,10 +91,20 @@ def test_the_manifest_holds_settings_backbone_and_thresholds(reference_folder: P
         "color_share": 0.7,
         "vit_scale": 0.6667,
     }
-    assert set(manifest.config) == {"features", "units", "merging", "reclustering", "pooling", "refinement", "hierarchy"}
+    assert set(manifest.config) == {
+        "features",
+        "units",
+        "merging",
+        "reclustering",
+        "pooling",
+        "refinement",
+        "hierarchy",
+    }
     assert manifest.backbone["name"] == "color-texture"
     assert set(manifest.backbone["thresholds"]) == set(manifest.config["merging"]["affinities"])
-    assert all(thresholds == sorted(thresholds, reverse=True) for thresholds in manifest.backbone["thresholds"].values())
+    assert all(
+        thresholds == sorted(thresholds, reverse=True) for thresholds in manifest.backbone["thresholds"].values()
+    )
     assert manifest.versions["sohes"]
 
 
@@ -120,7 +130,13 @@ def test_a_bad_file_is_reported_and_the_others_are_done_once(sohes: Callable, fe
     assert "2 of them done before" in again.err
     assert {path: path.stat().st_mtime_ns for path in labels.rglob("*.json")} == before
 
-    for path in [few / "a-text.jpg", few / "empty.png", few / "sub" / "cut.jpg", few / "gone.png", few / "line\nend.png"]:
+    for path in [
+        few / "a-text.jpg",
+        few / "empty.png",
+        few / "sub" / "cut.jpg",
+        few / "gone.png",
+        few / "line\nend.png",
+    ]:
         path.unlink()
     assert sohes("explore", few, "--out", labels, *ONE).code == 0
 
@@ -209,7 +225,13 @@ def test_settings_that_cannot_be_right_are_wrong_usage(
     ],
 )
 def test_backbones_and_weights_that_do_not_exist_or_fit(
-    sohes: Callable, few: Path, labels: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], code: int, words: list[str]
+    sohes: Callable,
+    few: Path,
+    labels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    code: int,
+    words: list[str],
 ) -> None:
     (few.parent / "corrupt.safetensors").write_bytes(b"\x07 no tensors")
     monkeypatch.chdir(few.parent)
@@ -249,7 +271,13 @@ def test_the_papers_weights_without_network_are_an_error_within_seconds(
     result = sohes("explore", few, "--out", labels, "--preset", "paper")
     assert time.monotonic() - start < 30  # importing timm included
     assert_refused(
-        result, 1, "vit_base_patch8_224.dino", str(tmp_path / "cache"), "ConnectError", "--weights FILE", "--backbone color-texture"
+        result,
+        1,
+        "vit_base_patch8_224.dino",
+        str(tmp_path / "cache"),
+        "ConnectError",
+        "--weights FILE",
+        "--backbone color-texture",
     )
     assert not labels.exists()
 
@@ -286,7 +314,9 @@ def test_a_folder_without_one_readable_image_fails_after_naming_each(sohes: Call
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind root")
-def test_a_folder_that_may_not_be_read_is_reported_and_the_others_are_done(sohes: Callable, few: Path, labels: Path) -> None:
+def test_a_folder_that_may_not_be_read_is_reported_and_the_others_are_done(
+    sohes: Callable, few: Path, labels: Path
+) -> None:
     (few / "sub").chmod(0)
     try:
         result = sohes("explore", few, "--out", labels, *ONE)
@@ -306,7 +336,9 @@ def test_a_name_too_long_for_a_record_fails_alone(sohes: Callable, few: Path, la
     assert LabelStore(labels).names() == ["sub/nose.png"]
 
 
-def test_a_full_disk_ends_the_run_with_its_reason(sohes: Callable, few: Path, labels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_run_with_its_reason(
+    sohes: Callable, few: Path, labels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sohes_cli.errors import StoreError
 
     def full(_store: LabelStore, record: Any) -> None:

@@ -135,12 +135,23 @@ def test_a_run_makes_everything_and_ends_with_its_table(scene: Path, whole: subp
 def test_scores_and_labels_are_those_of_the_single_commands(
     sohes: Callable, scene: Path, whole: subprocess.CompletedProcess[str], tmp_path: Path
 ) -> None:
-    run = sohes("segment", scene / "images", "--checkpoint", scene / "whole/runs/correct", "--out", tmp_path / "labels", "--device", "cpu")
+    run = sohes(
+        "segment",
+        scene / "images",
+        "--checkpoint",
+        scene / "whole/runs/correct",
+        "--out",
+        tmp_path / "labels",
+        "--device",
+        "cpu",
+    )
     assert run.code == 0
     for name in ANNOTATED:
         ours = LabelStore(scene / "whole/evaluation/correct").record_path(name)
         assert ours.read_bytes() == LabelStore(tmp_path / "labels").record_path(name).read_bytes()
-    evaluated = json.loads(sohes("evaluate", tmp_path / "labels", scene / "whole/labels", "--gt", scene / "gt.json", "--json").out)
+    evaluated = json.loads(
+        sohes("evaluate", tmp_path / "labels", scene / "whole/labels", "--gt", scene / "gt.json", "--json").out
+    )
     scores = [f"{100 * found['all_images']['ar_1000']:.1f}" for found in evaluated["predictions"]]
     shown = cells(whole.stdout, "AR@1000")
     assert [shown[2], shown[0]] == scores
@@ -171,7 +182,11 @@ def test_a_second_call_does_nothing_again_and_says_the_same(
 
 
 def test_a_pipeline_that_was_stopped_in_each_stage_is_the_one_that_was_not(
-    pipeline: Callable, scene: Path, whole: subprocess.CompletedProcess[str], monkeypatch: pytest.MonkeyPatch, labels_of: Callable
+    pipeline: Callable,
+    scene: Path,
+    whole: subprocess.CompletedProcess[str],
+    monkeypatch: pytest.MonkeyPatch,
+    labels_of: Callable,
 ) -> None:
     out, interrupt = scene / "stopped", lambda: signal.raise_signal(signal.SIGINT)
 
@@ -248,7 +263,9 @@ def test_a_moved_pipeline_goes_on_and_is_evaluated_on_other_photographs(pipeline
     assert recorded(copied / "whole")["evaluate"]["settings"]["labels"]["images"] == "../other"
 
 
-def test_damaged_photographs_stop_nothing_and_are_listed_at_the_end(pipeline: Callable, scene: Path, tmp_path: Path) -> None:
+def test_damaged_photographs_stop_nothing_and_are_listed_at_the_end(
+    pipeline: Callable, scene: Path, tmp_path: Path
+) -> None:
     shutil.copytree(scene / "images", tmp_path / "images")
     (tmp_path / "images" / "a-text.png").write_text("no photograph")
     annotations = json.loads((scene / "gt.json").read_text())
@@ -265,7 +282,10 @@ def test_damaged_photographs_stop_nothing_and_are_listed_at_the_end(pipeline: Ca
     assert all("Every score of" in message or "holds no masks" in message for message in failed[1:])
     assert cells(result.out, "explore")[:2] == ["6 photographs", "3.7 masks an image, 1 failed"]
     scored = 3 - len(failed[1:])
-    assert cells(result.out, "evaluate")[:2] == ["5 photographs", f"scores of {scored} of 3 phases, {len(failed)} failed"]
+    assert cells(result.out, "evaluate")[:2] == [
+        "5 photographs",
+        f"scores of {scored} of 3 phases, {len(failed)} failed",
+    ]
     assert cells(result.out, "AR@1000").count("-") == 3 - scored
     assert all(stage["finished"] for stage in stages.values())
     assert f"The model is {tmp_path}/work/runs/correct/model.safetensors." in result.out
@@ -278,7 +298,10 @@ def test_phase_1_leaves_training_its_threads(scene: Path, tmp_path: Path) -> Non
     shutil.copy(scene / "images" / "a.png", images)
     (images / "b.png").write_text("no photograph")
     config = pipeline_config(assignments=SETTINGS)
-    job, work = Job(Inputs(images), PipelineFolder(tmp_path / "work"), config, join_processes("cpu"), "cpu", workers=0), Work()
+    job, work = (
+        Job(Inputs(images), PipelineFolder(tmp_path / "work"), config, join_processes("cpu"), "cpu", workers=0),
+        Work(),
+    )
     torch.set_num_threads(2)
     with pytest.raises(PartialFailure):
         label_folder(job, images, job.folder.labels, work)
@@ -299,17 +322,29 @@ def test_two_processes_share_the_stages_and_one_of_them_speaks(
     assert result.out.count("Next: ") == 1
     assert cells(result.out, "AR@1000")[0] == cells(whole.stdout, "AR@1000")[0]
     assert labels_of(out / "labels") == labels_of(scene / "whole" / "labels")
-    assert [LabelStore(out / "evaluation" / phase).names() for phase in ("instruct", "correct")] == [sorted(ANNOTATED)] * 2
+    assert [LabelStore(out / "evaluation" / phase).names() for phase in ("instruct", "correct")] == [
+        sorted(ANNOTATED)
+    ] * 2
     assert all(stage["finished"] for stage in stages.values())
 
 
-def test_overwrite_removes_what_a_pipeline_left_and_nothing_else(pipeline: Callable, copied: Path, labels_of: Callable) -> None:
+def test_overwrite_removes_what_a_pipeline_left_and_nothing_else(
+    pipeline: Callable, copied: Path, labels_of: Callable
+) -> None:
     out = copied / "whole"
-    notes = [out / "notes.txt", out / "runs" / "correct" / "notes.txt", out / "evaluation" / "notes.txt", out / "labels" / "notes.txt"]
+    notes = [
+        out / "notes.txt",
+        out / "runs" / "correct" / "notes.txt",
+        out / "evaluation" / "notes.txt",
+        out / "labels" / "notes.txt",
+    ]
     for path in notes:
         path.write_text("mine")
     before = labels_of(out)
-    for code, flags in ((2, ("--set", "segment.min_score=2")), (1, ())):  # a typo; a file that would be in the way of new labels
+    for code, flags in (
+        (2, ("--set", "segment.min_score=2")),
+        (1, ()),
+    ):  # a typo; a file that would be in the way of new labels
         assert pipeline(copied, "whole", "--overwrite", *flags).code == code
         assert labels_of(out) == before
     notes.pop().unlink()
@@ -340,13 +375,22 @@ def test_overwrite_removes_what_a_pipeline_left_and_nothing_else(pipeline: Calla
     ],
 )
 def test_a_pipeline_with_other_settings_is_refused_at_once(
-    pipeline: Callable, scene: Path, whole: subprocess.CompletedProcess[str], labels_of: Callable, setting: str, words: list[str]
+    pipeline: Callable,
+    scene: Path,
+    whole: subprocess.CompletedProcess[str],
+    labels_of: Callable,
+    setting: str,
+    words: list[str],
 ) -> None:
     assert whole.returncode == 0
     before = labels_of(scene / "whole")
     result = pipeline(scene, "whole", "--set", setting)
     assert (result.code, result.out) == (2, "")
-    for word in [f"--out {scene / 'whole'} holds a pipeline with other settings", "another --out, or --overwrite", *words]:
+    for word in [
+        f"--out {scene / 'whole'} holds a pipeline with other settings",
+        "another --out, or --overwrite",
+        *words,
+    ]:
         assert word in result.err
     assert "Stage 1" not in result.err
     assert labels_of(scene / "whole") == before
@@ -358,25 +402,46 @@ def test_a_pipeline_with_other_settings_is_refused_at_once(
         (["--set", "instrukt.optimizer.steps=3"], ["instrukt is not a stage. Did you mean 'instruct'?"]),
         (["--set", "optimizer.steps=3"], ["optimizer is not a stage", "explore, instruct, correct, segment"]),
         (["--set", "correct=3"], ["correct is a stage, not a setting", "correct.GROUP.NAME"]),
-        (["--set", "explore.pooling.max_mask=5"], ["Stage explore: pooling.max_mask is not a setting. Did you mean 'max_masks'?"]),
-        (["--set", "explore.pooling.max_area=2"], ["Stage explore: pooling.max_area", "--set explore.pooling.max_area"]),
+        (
+            ["--set", "explore.pooling.max_mask=5"],
+            ["Stage explore: pooling.max_mask is not a setting. Did you mean 'max_masks'?"],
+        ),
+        (
+            ["--set", "explore.pooling.max_area=2"],
+            ["Stage explore: pooling.max_area", "--set explore.pooling.max_area"],
+        ),
         (["--set", "explore.features.backbone=color-textur"], ["Stage explore: ", "Did you mean 'color-texture'?"]),
-        (["--set", "instruct.optimizr.steps=3"], ["Stage instruct: optimizr is not a setting. Did you mean 'optimizer'?"]),
+        (
+            ["--set", "instruct.optimizr.steps=3"],
+            ["Stage instruct: optimizr is not a setting. Did you mean 'optimizer'?"],
+        ),
         (["--set", "instruct.optimizer.steps=0"], ["Stage instruct: optimizer.steps must be at least 1"]),
         (["--set", "instruct.model.interactions=3"], ["Stage instruct: model.interactions must divide the 2 blocks"]),
         (["--set", "instruct.model.weights=nowhere.safetensors"], ["Stage instruct: ", "nowhere.safetensors"]),
         (["--set", "instruct.data.validation=6"], ["Stage instruct: data.validation", "6 of 6"]),
-        (["--set", "correct.teacher.score_smal=0.3"], ["Stage correct: teacher.score_smal is not", "Did you mean 'score_small'?"]),
+        (
+            ["--set", "correct.teacher.score_smal=0.3"],
+            ["Stage correct: teacher.score_smal is not", "Did you mean 'score_small'?"],
+        ),
         (["--set", "correct.teacher.nms_iou=2"], ["Stage correct: teacher.nms_iou", "--set correct.teacher.nms_iou"]),
-        (["--set", "correct.model.queries=10"], ["Stage correct: model.queries cannot be 10", "instruct.model.queries"]),
+        (
+            ["--set", "correct.model.queries=10"],
+            ["Stage correct: model.queries cannot be 10", "instruct.model.queries"],
+        ),
         (["--set", "segment.min_scor=0.1"], ["Stage segment: min_scor is not a setting. Did you mean 'min_score'?"]),
-        (["--set", "segment.min_score=2"], ["segment.min_score must be a score in [0, 1]", "--set segment.min_score=..."]),
+        (
+            ["--set", "segment.min_score=2"],
+            ["segment.min_score must be a score in [0, 1]", "--set segment.min_score=..."],
+        ),
         (["--preset", "huge"], ["--preset must be one of tiny, small, base"]),
         (["--config", "nowhere.toml"], ["--config nowhere.toml"]),
         (["--device", "cuda:7"], ["--device must be auto or cpu"]),
         (["--gt", "nowhere.json"], ["--gt: nowhere.json"]),
         (["--gt", "SCENE/labels"], ["--gt SCENE/labels is a label folder", "Give a COCO annotation file"]),
-        (["--gt", "SCENE/gt.json", "--gt-images", "SCENE/labels"], ["none of the photographs that --gt", "a.png", "--gt-images"]),
+        (
+            ["--gt", "SCENE/gt.json", "--gt-images", "SCENE/labels"],
+            ["none of the photographs that --gt", "a.png", "--gt-images"],
+        ),
         (["--gt-images", "SCENE/images"], ["--gt-images", "which is missing"]),
     ],
 )

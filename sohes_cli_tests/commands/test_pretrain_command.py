@@ -46,8 +46,23 @@ def test_a_run_says_what_it_does_and_leaves_a_backbone(pretrain: Callable, out: 
     assert f"The backbone is {out / 'backbone.safetensors'}." in result.out
     assert f"Next: sohes explore IMAGES --backbone {out}" in result.out
     assert "\r" not in result.err  # no progress bar, for this is no terminal
-    assert {path.name for path in out.iterdir()} == {"run.json", "checkpoints", "backbone.safetensors", "metrics.jsonl", "tensorboard"}
-    wanted = {"loss", "loss_image", "loss_masked", "loss_match", "gradient_norm", "learning_rate", "feature_rank", "match_agreement"}
+    assert {path.name for path in out.iterdir()} == {
+        "run.json",
+        "checkpoints",
+        "backbone.safetensors",
+        "metrics.jsonl",
+        "tensorboard",
+    }
+    wanted = {
+        "loss",
+        "loss_image",
+        "loss_masked",
+        "loss_match",
+        "gradient_norm",
+        "learning_rate",
+        "feature_rank",
+        "match_agreement",
+    }
     lines = metrics_of(out)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(wanted <= line.keys() for line in lines)
@@ -90,7 +105,12 @@ def test_changed_settings_and_photographs_are_refused_and_overwrite_begins_anew(
 ) -> None:
     assert pretrain("--steps", 2).code == 0
     before = (out / "backbone.safetensors").read_bytes()
-    assert_refused(pretrain("--steps", 2, "--learning-rate", 0.01), 2, "optimizer.learning_rate (0.002 there, 0.01 now)", "--overwrite")
+    assert_refused(
+        pretrain("--steps", 2, "--learning-rate", 0.01),
+        2,
+        "optimizer.learning_rate (0.002 there, 0.01 now)",
+        "--overwrite",
+    )
     other = sohes("pretrain", photos / "sub", "--out", out, *TINY, "--steps", 2)
     assert_refused(other, 2, "other photographs (8 there, 3 now)")
     assert (out / "backbone.safetensors").read_bytes() == before
@@ -116,7 +136,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(pretrain: Ca
     assert [line["step"] for line in metrics_of(out)] == [1, 2, 3, 4]
 
 
-def test_a_checkpoint_of_another_shape_is_named(sohes: Callable, pretrain: Callable, photos: Path, out: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_shape_is_named(
+    sohes: Callable, pretrain: Callable, photos: Path, out: Path, tmp_path: Path
+) -> None:
     assert pretrain("--steps", 2).code == 0
     other = tmp_path / "other"
     assert sohes("pretrain", photos, "--out", other, *TINY, "--steps", 2, "--set", "model.depth=1").code == 0
@@ -125,7 +147,9 @@ def test_a_checkpoint_of_another_shape_is_named(sohes: Callable, pretrain: Calla
     assert_refused(pretrain("--steps", 2), 1, str(out / name), "does not fit this model", "blocks.1.")
 
 
-def test_a_damaged_photograph_fails_the_run_at_its_end(sohes: Callable, photos: Path, out: Path, tmp_path: Path) -> None:
+def test_a_damaged_photograph_fails_the_run_at_its_end(
+    sohes: Callable, photos: Path, out: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "d-spoon.jpg").write_bytes((folder / "d-spoon.jpg").read_bytes()[:300])
@@ -153,7 +177,9 @@ def test_fewer_photographs_than_a_batch_holds(sohes: Callable, photos: Path, out
     assert len(metrics_of(out)) == 2
 
 
-def test_a_run_starts_from_the_backbone_of_another(sohes: Callable, pretrain: Callable, photos: Path, out: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_the_backbone_of_another(
+    sohes: Callable, pretrain: Callable, photos: Path, out: Path, tmp_path: Path
+) -> None:
     assert pretrain("--steps", 2).code == 0
     backbone = out / "backbone.safetensors"
     second = ("pretrain", photos, "--out", tmp_path / "second", *TINY, "--steps", 1)
@@ -168,11 +194,28 @@ def test_a_run_starts_from_the_backbone_of_another(sohes: Callable, pretrain: Ca
 
 
 def test_the_preset_for_a_cpu_takes_steps(sohes: Callable, photos: Path, out: Path) -> None:
-    flags = ("--preset", "cpu", "--batch-size", 2, "--steps", 2, "--set", "run.log_every=1", "--workers", 0, "--device", "cpu")
+    flags = (
+        "--preset",
+        "cpu",
+        "--batch-size",
+        2,
+        "--steps",
+        2,
+        "--set",
+        "run.log_every=1",
+        "--workers",
+        0,
+        "--device",
+        "cpu",
+    )
     result = sohes("pretrain", photos, "--out", out, *flags)
     assert result.code == 0, result.err
     settings = json.loads((out / "run.json").read_text())["config"]
-    assert (settings["model"]["embed_dim"], settings["views"]["global_size"], settings["loss"]["image_weight"]) == (256, 112, 0.0)
+    assert (settings["model"]["embed_dim"], settings["views"]["global_size"], settings["loss"]["image_weight"]) == (
+        256,
+        112,
+        0.0,
+    )
     lines = metrics_of(out)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["loss"] == line["loss_match"] > 0 for line in lines)
@@ -188,7 +231,10 @@ def test_the_preset_for_a_cpu_takes_steps(sohes: Callable, photos: Path, out: Pa
         (["--set", "views.global_size=60"], ["views.global_size must be a multiple of the patch size 8, not 60"]),
         (["--set", "views.local_size=36"], ["views.local_size must be a multiple of the patch size 8, not 36"]),
         (["--patch-size", "24"], ["views.global_size must be a multiple of the patch size 24, not 64"]),
-        (["--model", "vit_tiny_patch16_22"], ["There is no timm ViT 'vit_tiny_patch16_22'", "Did you mean 'vit_tiny_patch16_224'?"]),
+        (
+            ["--model", "vit_tiny_patch16_22"],
+            ["There is no timm ViT 'vit_tiny_patch16_22'", "Did you mean 'vit_tiny_patch16_224'?"],
+        ),
         (["--model", "resnet50"], ["There is no timm ViT 'resnet50'"]),
         (["--device", "cuda:7"], ["--device must be auto or cpu, not 'cuda:7'", "CUDA_VISIBLE_DEVICES"]),
         (["--workers", "-2"], ["--workers"]),
@@ -207,7 +253,9 @@ def test_what_cannot_be_right_is_wrong_usage(pretrain: Callable, out: Path, flag
     assert not out.exists()
 
 
-def test_a_batch_that_processes_cannot_share_is_wrong_usage(pretrain: Callable, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_processes_cannot_share_is_wrong_usage(
+    pretrain: Callable, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", 3)
@@ -223,7 +271,9 @@ def test_a_batch_that_processes_cannot_share_is_wrong_usage(pretrain: Callable, 
         ("text.txt", 2, ["neither a folder nor a .tar file"]),
     ],
 )
-def test_photographs_that_are_not_there(sohes: Callable, out: Path, tmp_path: Path, images: str, code: int, words: list[str]) -> None:
+def test_photographs_that_are_not_there(
+    sohes: Callable, out: Path, tmp_path: Path, images: str, code: int, words: list[str]
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.txt").touch()
     assert_refused(sohes("pretrain", tmp_path / images, "--out", out, *TINY), code, *words)

@@ -64,7 +64,9 @@ def test_a_fresh_machine_without_a_model_has_phase_1_and_is_told_why(reference_f
     assert said.startswith(
         "Phase 1 labels each photograph by itself, for there is no trained model: neither runs/correct nor runs/instruct"
     )
-    assert said.endswith("none ships with this version of sohes; `sohes explore IMAGES`, then `sohes train --phase instruct` make one.")
+    assert said.endswith(
+        "none ships with this version of sohes; `sohes explore IMAGES`, then `sohes train --phase instruct` make one."
+    )
     assert total == "1 photograph."
     masks = LabelStore(reference_folder).read(NAME).annotations
     assert result.stdout.startswith(f"{NAME}  136 x 104 px, ")
@@ -100,7 +102,9 @@ def test_the_model_that_ships_is_used_without_a_run_and_says_so(shipped):
     result = run("--tree", "--device", "cpu")
     assert result.exit_code == 0, result
     said = result.stderr.splitlines()[0]
-    assert said.startswith(f"Model {shipped} (it ships with sohes, and neither runs/correct nor runs/instruct has a model.safetensors)")
+    assert said.startswith(
+        f"Model {shipped} (it ships with sohes, and neither runs/correct nor runs/instruct has a model.safetensors)"
+    )
     assert said.endswith(f"photographs of {IMAGE_SIZE} px.")
     prediction = Segmenter.load(shipped, device="cpu")(NAME)
     assert result.stdout.startswith(f"{NAME}  136 x 104 px, {len(prediction)} masks")
@@ -137,7 +141,14 @@ def test_method_explore_takes_none_of_the_models(tmp_path):
 
 @pytest.mark.usefixtures("fresh")
 def test_method_model_demands_one():
-    words = ["There is no trained model", "runs/correct", "runs/instruct", "none ships", "--checkpoint", "--method explore"]
+    words = [
+        "There is no trained model",
+        "runs/correct",
+        "runs/instruct",
+        "none ships",
+        "--checkpoint",
+        "--method explore",
+    ]
     assert_refused(run("--method", "model"), SohesError, *words, "sohes train --phase instruct")
 
 
@@ -179,11 +190,15 @@ def test_a_label_folder_is_continued_by_what_began_it_alone(fresh, monkeypatch):
     assert run("--out", "by model").exit_code == 0
     shutil.rmtree(fresh / "runs")
     refused = run("--out", "by model")
-    assert_refused(refused, StoreError, 'made with other settings: method: "model" there, "explore" now.', "--overwrite")
+    assert_refused(
+        refused, StoreError, 'made with other settings: method: "model" there, "explore" now.', "--overwrite"
+    )
     assert run("--out", "by phase 1").exit_code == 0
     ship_model(monkeypatch, save_tiny(fresh / "mine"), fresh / "package")
     assert_refused(run("--out", "by phase 1"), StoreError, 'method: "explore" there, "model" now.')
-    assert_refused(run("--out", "by model", "--size", 64), StoreError, "image_size", "backbone.sha256")  # the bundled weights are others
+    assert_refused(
+        run("--out", "by model", "--size", 64), StoreError, "image_size", "backbone.sha256"
+    )  # the bundled weights are others
 
 
 def test_a_damaged_or_missing_file_of_the_package_is_an_error_and_no_fallback(shipped, sohes):
@@ -191,7 +206,9 @@ def test_a_damaged_or_missing_file_of_the_package_is_an_error_and_no_fallback(sh
     content[-1] ^= 1
     shipped.write_bytes(content)
     for flags in ([], ["--checkpoint", "bundled"], ["--method", "model"]):
-        assert_refused(run(*flags), WeightsError, str(shipped), "damaged", "Install the package again", "--method explore")
+        assert_refused(
+            run(*flags), WeightsError, str(shipped), "damaged", "Install the package again", "--method explore"
+        )
     shipped.unlink()
     assert_refused(run(), WeightsError, str(shipped), "missing")
     result = sohes("segment", NAME)

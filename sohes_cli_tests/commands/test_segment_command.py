@@ -77,7 +77,9 @@ def test_one_photograph_prints_its_forest(run, few, model):
     assert result.exit_code == 0
     prediction = Segmenter.load(model, device="cpu")(few / "b-face.png")
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"b-face.png  136 x 104 px, {len(prediction)} masks in {prediction.parents.count(-1)} tree")
+    assert lines[0].startswith(
+        f"b-face.png  136 x 104 px, {len(prediction)} masks in {prediction.parents.count(-1)} tree"
+    )
     assert sum(" #" in line for line in lines) == len(prediction)
     assert "of the masks the same parent" in result.stderr
     assert str(model) in result.stderr
@@ -128,10 +130,14 @@ def test_a_label_folder_holds_records_that_every_command_reads(run, few, tmp_pat
     assert invoke(app, ["view", str(out), "--html", str(tmp_path / "page")]).exit_code == 0
     scores = invoke(app, ["evaluate", str(out), "--gt", str(coco), "--json"])
     assert scores.exit_code == 0, scores
-    assert invoke(app, ["view", str(out / "sub/nose.png.json")]).stdout == run(few / "sub/nose.png").stdout.replace("nose", "sub/nose", 1)
+    assert invoke(app, ["view", str(out / "sub/nose.png.json")]).stdout == run(few / "sub/nose.png").stdout.replace(
+        "nose", "sub/nose", 1
+    )
 
 
-@pytest.mark.parametrize(("flags", "level"), [(["--cut-level", 1], 1), (["--granularity", 1.0], None), (["--cut-level", 0], 0)])
+@pytest.mark.parametrize(
+    ("flags", "level"), [(["--cut-level", 1], 1), (["--granularity", 1.0], None), (["--cut-level", 0], 0)]
+)
 def test_the_partition_is_that_of_the_record(run, few, tmp_path, flags, level):
     out = tmp_path / "out"
     assert run(few, "--out", out, "--no-pictures", *flags).exit_code == 0
@@ -156,7 +162,9 @@ def test_another_cut_needs_no_model_pass_and_leaves_the_records(run, few, tmp_pa
     assert result.exit_code == 0
     assert "3 of them done before" in result.stderr
     after = stored(out)
-    assert {name for name in before if before[name] != after[name]} <= {f"{n}.partition.{s}" for n in NAMES for s in ("png", "jpg")}
+    assert {name for name in before if before[name] != after[name]} <= {
+        f"{n}.partition.{s}" for n in NAMES for s in ("png", "jpg")
+    }
     assert before != after
 
 
@@ -214,7 +222,11 @@ def test_a_bad_photograph_is_reported_and_the_others_are_done(run, few, tmp_path
     assert len(failed) == 3
     assert LabelStore(tmp_path / "out").names() == NAMES
     printed = run(few, "--json")
-    assert [failure["name"] for failure in json.loads(printed.stdout)["failed"]] == ["a-text.jpg", "empty.png", "gone.png"]
+    assert [failure["name"] for failure in json.loads(printed.stdout)["failed"]] == [
+        "a-text.jpg",
+        "empty.png",
+        "gone.png",
+    ]
 
 
 def test_a_photograph_that_was_damaged_since_cannot_be_cut_again(run, few, tmp_path):
@@ -223,7 +235,10 @@ def test_a_photograph_that_was_damaged_since_cannot_be_cut_again(run, few, tmp_p
     (few / "b-face.png").write_text("words")
     result = run(few, "--out", out, "--cut-level", 0)
     assert "1 of 3 could not be segmented: b-face.png" in str(result.exception)
-    assert sorted(p.name for p in out.rglob("*.partition.png")) == ["nose.png.partition.png", "z-helmet.png.partition.png"]
+    assert sorted(p.name for p in out.rglob("*.partition.png")) == [
+        "nose.png.partition.png",
+        "z-helmet.png.partition.png",
+    ]
 
 
 def test_ctrl_c_stops_after_the_photograph_in_work_and_the_next_run_continues(run, photos, tmp_path, monkeypatch):
@@ -286,7 +301,15 @@ def test_a_defect_of_ours_costs_one_photograph(run, few, monkeypatch):
 
 def test_phase_1_needs_no_model_and_gives_the_labels_of_explore(photos, reference_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = ["segment", str(photos / "b-face.png"), str(photos / "sub/nose.png"), "--method", "explore", "--out", "out"]
+    arguments = [
+        "segment",
+        str(photos / "b-face.png"),
+        str(photos / "sub/nose.png"),
+        "--method",
+        "explore",
+        "--out",
+        "out",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result
     explored = LabelStore(reference_folder)
@@ -327,8 +350,12 @@ def test_min_score_and_forest_reach_the_model(run, few):
     everything = json.loads(run(few / "b-face.png", "--json", "--min-score", 0).stdout)["records"][0]["annotations"]
     assert len(everything) <= TINY.queries
     least = everything[2]["score"]
-    sure = json.loads(run(few / "b-face.png", "--json", "--min-score", least - 1e-5).stdout)["records"][0]["annotations"]
+    sure = json.loads(run(few / "b-face.png", "--json", "--min-score", least - 1e-5).stdout)["records"][0][
+        "annotations"
+    ]
     assert [a["score"] for a in sure] == [a["score"] for a in everything if a["score"] >= least]
-    geometry = json.loads(run(few / "b-face.png", "--json", "--min-score", 0, "--forest", "geometry").stdout)["records"][0]["annotations"]
+    geometry = json.loads(run(few / "b-face.png", "--json", "--min-score", 0, "--forest", "geometry").stdout)[
+        "records"
+    ][0]["annotations"]
     assert [a["segmentation"] for a in geometry] == [a["segmentation"] for a in everything]
     assert [a["parent"] for a in geometry] != [a["parent"] for a in everything]

@@ -56,7 +56,9 @@ def test_a_run_says_what_it_does_and_leaves_a_model(train: Callable, out: Path) 
     assert (out / "pictures" / "step-00000002.jpg").stat().st_size > 1000
 
 
-def test_bare_commands_find_labels_and_model(sohes: Callable, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bare_commands_find_labels_and_model(
+    sohes: Callable, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(labels.parent / "labels", tmp_path / "labels")
     shutil.copytree(labels.parent / "images", tmp_path / "images")
     monkeypatch.chdir(tmp_path)
@@ -92,7 +94,9 @@ def test_labels_of_other_images_are_refused(sohes: Callable, labels: Path, out: 
     assert not out.exists()
 
 
-def test_a_photograph_of_another_size_fails_the_run_at_its_end(sohes: Callable, labels: Path, out: Path, tmp_path: Path) -> None:
+def test_a_photograph_of_another_size_fails_the_run_at_its_end(
+    sohes: Callable, labels: Path, out: Path, tmp_path: Path
+) -> None:
     from PIL import Image
 
     shutil.copytree(labels.parent / "labels", tmp_path / "labels")
@@ -109,7 +113,12 @@ def test_a_damaged_checkpoint_is_named(train: Callable, out: Path) -> None:
     assert train("--steps", 2, "--set", "run.checkpoint_every=1").code == 0
     newest = out / "checkpoints" / "step-00000002.safetensors"
     newest.write_bytes(newest.read_bytes()[:-1000])
-    assert_refused(train("--steps", 2, "--set", "run.checkpoint_every=1"), 1, str(newest), "Delete it to continue from an older checkpoint")
+    assert_refused(
+        train("--steps", 2, "--set", "run.checkpoint_every=1"),
+        1,
+        str(newest),
+        "Delete it to continue from an older checkpoint",
+    )
 
 
 @pytest.mark.parametrize(
@@ -140,7 +149,9 @@ def test_what_cannot_be_right_is_wrong_usage(train: Callable, out: Path, flags: 
 
 def test_no_labels_says_how_to_make_them(sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert_refused(sohes("train"), 2, "There are no labels labels (the default of --labels)", "sohes explore IMAGES --out labels")
+    assert_refused(
+        sohes("train"), 2, "There are no labels labels (the default of --labels)", "sohes explore IMAGES --out labels"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +164,9 @@ def instructed(tmp_path_factory: pytest.TempPathFactory, labels: Path) -> Path:
     folder = tmp_path_factory.mktemp("instructed")
     for name in ("labels", "images"):
         shutil.copytree(labels.parent / name, folder / name)
-    assert train_run(Sources(folder / "labels"), folder / "runs" / "instruct", tiny_train_config(3), device="cpu", workers=0)
+    assert train_run(
+        Sources(folder / "labels"), folder / "runs" / "instruct", tiny_train_config(3), device="cpu", workers=0
+    )
     return folder
 
 
@@ -186,7 +199,9 @@ def test_bare_correction_goes_on_from_the_run_of_phase_2(correct: Callable, sohe
 
 
 def test_a_phase_of_fifty_steps_at_least_follows_a_short_one(correct: Callable, tmp_path: Path) -> None:
-    result = correct("--set", "branches.teacher=[0,0]", "--set", "branches.initial=[1,1]", "--set", "optimizer.batch_size=1")
+    result = correct(
+        "--set", "branches.teacher=[0,0]", "--set", "branches.initial=[1,1]", "--set", "optimizer.batch_size=1"
+    )
     assert result.code == 0, result.err
     assert "50 steps of 1." in result.err
     run = json.loads((tmp_path / "here" / "runs" / "correct" / "run.json").read_text())
@@ -218,12 +233,18 @@ def test_wrong_usage_of_phase_3_is_named(correct: Callable, flags: list[str], wo
         assert word in result.err
 
 
-def test_phase_3_needs_a_model_of_ours(correct: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_phase_3_needs_a_model_of_ours(
+    correct: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from safetensors.torch import save_file
     from torch import zeros
 
     save_file({"x": zeros(1)}, str(tmp_path / "other.safetensors"))
-    assert_refused(correct("--init", tmp_path / "other.safetensors"), 1, "is not a model of sohes train", "run of phase 2")
+    assert_refused(
+        correct("--init", tmp_path / "other.safetensors"), 1, "is not a model of sohes train", "run of phase 2"
+    )
     monkeypatch.chdir(tmp_path)
     result = sohes("train", "--phase", "correct")
-    assert_refused(result, 2, "There is no model runs/instruct (the default of --init) to correct.", "sohes train --phase instruct")
+    assert_refused(
+        result, 2, "There is no model runs/instruct (the default of --init) to correct.", "sohes train --phase instruct"
+    )

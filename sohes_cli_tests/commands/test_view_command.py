@@ -66,7 +66,9 @@ def test_a_folder_gives_two_pictures_an_image(tmp_path, labels):
     result = run(labels, "--out", tmp_path / "view")
     assert result.exit_code == 0
     assert "2 images" in result.output
-    assert files_below(tmp_path / "view") == {f"{name}.{end}" for name in NAMES for end in ("overlay.jpg", "forest.png")}
+    assert files_below(tmp_path / "view") == {
+        f"{name}.{end}" for name in NAMES for end in ("overlay.jpg", "forest.png")
+    }
     with Image.open(tmp_path / "view" / "a.jpg.overlay.jpg") as overlay:
         assert overlay.size == (W, H)
     with Image.open(tmp_path / "view" / "sub" / "ö.png.forest.png") as forest:

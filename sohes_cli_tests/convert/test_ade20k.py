@@ -163,8 +163,12 @@ def test_instance_masks_may_have_channels_or_a_palette(tmp_path, mode):
     folder = put_image(tmp_path, "ADE_val_00000001", [annotated("ADE_val_00000001", 0, WALL)], CAR_MASKS)
     stored = Image.fromarray(CAR_MASKS[2])
     if mode == "P":
-        stored.putpalette([255 - gray for gray in range(256) for _ in range(3)])  # colors in the reverse order of the values
-    (stored if mode == "P" else stored.convert(mode)).save(folder / "ADE_val_00000001/instance_000_ADE_val_00000001.png")
+        stored.putpalette(
+            [255 - gray for gray in range(256) for _ in range(3)]
+        )  # colors in the reverse order of the values
+    (stored if mode == "P" else stored.convert(mode)).save(
+        folder / "ADE_val_00000001/instance_000_ADE_val_00000001.png"
+    )
     [image] = read(tmp_path)
     assert image.masks[0].area == VISIBLE[2].sum()
 
@@ -214,7 +218,11 @@ def test_images_come_in_the_order_of_their_numbers_from_all_scenes(tmp_path):
         stem = f"ADE_val_{number:08d}"
         put_image(tmp_path, stem, [annotated(stem, 0, WALL)], CAR_MASKS, scene=scene)
     images = read(tmp_path)
-    assert [(image.id, image.file_name.rpartition("/")[0]) for image in images] == [(1, "work/office"), (2, SCENE), (3, "home/attic")]
+    assert [(image.id, image.file_name.rpartition("/")[0]) for image in images] == [
+        (1, "work/office"),
+        (2, SCENE),
+        (3, "home/attic"),
+    ]
 
 
 def test_numbers_that_occur_twice_give_way_to_positions(tmp_path):
@@ -250,7 +258,11 @@ DAMAGES = {
     "a part of itself": (".json", edited(lambda a: a["object"][1]["parts"].update(ispartof=6)), "a part of itself"),
     "a part of two": (".json", edited(lambda a: a["object"][2]["parts"].update(ispartof=[0, 2])), r"\[0, 2\]"),
     "an endless number": (".json", edited(lambda a: a["object"][0].update(name_ndx=float("inf"))), "infinity"),
-    "another image size": (".json", edited(lambda a: a.update(imsize=[H, W + 1, 3])), rf"\[{H}, {W + 1}\].*\[{H}, {W}\]"),
+    "another image size": (
+        ".json",
+        edited(lambda a: a.update(imsize=[H, W + 1, 3])),
+        rf"\[{H}, {W + 1}\].*\[{H}, {W}\]",
+    ),
     "no photograph": (".jpg", lambda p: p.write_bytes(b"?"), r"ADE_val_00000012\.jpg cannot be read"),
     "no instance mask": (f"/instance_002_{STEM}.png", lambda p: p.unlink(), rf"instance_002_{STEM}\.png is missing"),
     "an instance mask cut short": (f"/instance_002_{STEM}.png", cut, rf"instance_002_{STEM}\.png cannot be read"),
@@ -276,14 +288,18 @@ def test_a_damaged_image_is_reported_and_the_others_go_on(source, suffix, damage
 
 
 def test_masks_of_another_convention_are_not_taken_for_empty_ones(tmp_path):
-    put_image(tmp_path, "ADE_val_00000001", [annotated("ADE_val_00000001", 0, WALL)], {0: picture(seen=(0, 9, 0, 9)) // 255})
+    put_image(
+        tmp_path, "ADE_val_00000001", [annotated("ADE_val_00000001", 0, WALL)], {0: picture(seen=(0, 9, 0, 9)) // 255}
+    )
     [bad] = read(tmp_path)
     assert isinstance(bad, BadFile)
     assert "no instance mask has a pixel of 255" in bad.reason
 
 
 def test_another_folder_is_an_error_that_names_what_was_looked_for(tmp_path):
-    with pytest.raises(DatasetError, match=r"images/ADE/validation or ADE20K_2021_17_01/images/ADE/validation or validation"):
+    with pytest.raises(
+        DatasetError, match=r"images/ADE/validation or ADE20K_2021_17_01/images/ADE/validation or validation"
+    ):
         open_ade20k(tmp_path, "validation")
 
 

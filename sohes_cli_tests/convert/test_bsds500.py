@@ -139,7 +139,10 @@ DAMAGES = {
     "another variable": (lambda p: savemat(p, {"segs": np.ones((H, W))}), "holds no cell groundTruth"),
     "no cell": (lambda p: savemat(p, {"groundTruth": np.ones((H, W))}), "holds no cell groundTruth"),
     "no annotator": (lambda p: savemat(p, {"groundTruth": np.empty((1, 0), object)}), "or none at all"),
-    "another size": (lambda p: put_mat(p, [halves(10), halves(10)[:-1]]), rf"another size than its image's \[{H}, {W}\]"),
+    "another size": (
+        lambda p: put_mat(p, [halves(10), halves(10)[:-1]]),
+        rf"another size than its image's \[{H}, {W}\]",
+    ),
 }
 
 

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sohes_cli.convert.coco_json import Dialect, checked_segmentation, coco_dataset, find_file, image_root, read_coco_json, truth_images
+from sohes_cli.convert.coco_json import (
+    Dialect,
+    checked_segmentation,
+    coco_dataset,
+    find_file,
+    image_root,
+    read_coco_json,
+    truth_images,
+)
 from sohes_cli.errors import DatasetError
 
 H, W = 4, 6
@@ -19,7 +27,15 @@ SQUARE = [[1.0, 1.0, 3.0, 1.0, 3.0, 3.0, 1.0, 3.0]]
 
 
 def annotation(**values):
-    base = {"id": 1, "image_id": 5, "category_id": 2, "segmentation": SQUARE, "area": 4.0, "bbox": [1.0, 1.0, 2.0, 2.0], "iscrowd": 0}
+    base = {
+        "id": 1,
+        "image_id": 5,
+        "category_id": 2,
+        "segmentation": SQUARE,
+        "area": 4.0,
+        "bbox": [1.0, 1.0, 2.0, 2.0],
+        "iscrowd": 0,
+    }
     return {**base, **values}
 
 
@@ -162,8 +178,14 @@ def test_a_part_of_another_image_is_refused(tmp_path):
         ('{"images": {}, "annotations": [], "categories": []}', "has no list of images"),
         ('{"images": [], "annotations": [7], "categories": []}', "has no list of annotations"),
         ('{"images": [{"id": "5"}], "annotations": [], "categories": []}', "has the id '5'"),
-        ('{"images": [], "annotations": [{"id": 1, "image_id": 8}], "categories": []}', "annotation 1 is of image 8, which"),
-        ('{"images": [], "annotations": [{"id": 1, "image_id": []}], "categories": []}', "annotation 1 is of image [], which"),
+        (
+            '{"images": [], "annotations": [{"id": 1, "image_id": 8}], "categories": []}',
+            "annotation 1 is of image 8, which",
+        ),
+        (
+            '{"images": [], "annotations": [{"id": 1, "image_id": []}], "categories": []}',
+            "annotation 1 is of image [], which",
+        ),
         ('{"images": [], "annotations": [{"image_id": 8}], "categories": []}', "has the id None"),
     ],
 )

@@ -44,12 +44,19 @@ def write(tmp_path, *images):
     return write_ground_truth(dataset(*images), out), out
 
 
-WHOLE_AND_PARTS = (mask(0, 0, 4, 4), mask(0, 0, 2, 4, parent=0), mask(0, 0, 1, 1, parent=1), mask(4, 4, 6, 8, is_crowd=True))
+WHOLE_AND_PARTS = (
+    mask(0, 0, 4, 4),
+    mask(0, 0, 2, 4, parent=0),
+    mask(0, 0, 1, 1, parent=1),
+    mask(4, 4, 6, 8, is_crowd=True),
+)
 
 
 def test_it_loads_in_pycocotools_with_the_masks_it_was_given(tmp_path):
     polygon = TruthMask([[1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]], 12.0, [1.0, 1.0, 4.0, 3.0], 1)
-    counts, out = write(tmp_path, TruthImage(7, "a.jpg", H, W, WHOLE_AND_PARTS), TruthImage(3, "sub/b.jpg", H, W, (polygon,)))
+    counts, out = write(
+        tmp_path, TruthImage(7, "a.jpg", H, W, WHOLE_AND_PARTS), TruthImage(3, "sub/b.jpg", H, W, (polygon,))
+    )
     coco = COCO(str(out))
     assert coco.getImgIds() == [7, 3]
     assert [coco.annToMask(a).sum() for a in coco.loadAnns(coco.getAnnIds())] == [16, 8, 1, 8, 12]
@@ -59,7 +66,10 @@ def test_it_loads_in_pycocotools_with_the_masks_it_was_given(tmp_path):
 
 def test_parents_are_ids_of_the_file_whether_ids_are_given_or_not(tmp_path):
     given_ids = tuple(replace(m, id=i) for m, i in zip(WHOLE_AND_PARTS, (40, 30, 20, 10), strict=True))
-    for masks, expected in ((given_ids, {40: None, 30: 40, 20: 30, 10: None}), (WHOLE_AND_PARTS, {5: None, 6: 5, 7: 6, 8: None})):
+    for masks, expected in (
+        (given_ids, {40: None, 30: 40, 20: 30, 10: None}),
+        (WHOLE_AND_PARTS, {5: None, 6: 5, 7: 6, 8: None}),
+    ):
         images = [TruthImage(2, "b.jpg", H, W, masks)]
         if masks is WHOLE_AND_PARTS:
             images.insert(0, TruthImage(1, "a.jpg", H, W, WHOLE_AND_PARTS))
@@ -73,7 +83,9 @@ def test_parents_are_ids_of_the_file_whether_ids_are_given_or_not(tmp_path):
 def test_any_forest_survives(tmp_path_factory, data):
     n = data.draw(st.integers(0, 8))
     order = data.draw(st.permutations(range(n)))  # a parent may come before or after its parts
-    parents = {order[i]: None if i == 0 else data.draw(st.one_of(st.none(), st.sampled_from(order[:i]))) for i in range(n)}
+    parents = {
+        order[i]: None if i == 0 else data.draw(st.one_of(st.none(), st.sampled_from(order[:i]))) for i in range(n)
+    }
     masks = tuple(mask(0, 0, 1, 1, parent=parents[i]) for i in range(n))
     counts, out = write(tmp_path_factory.mktemp("forest"), TruthImage(1, "a.jpg", H, W, masks))
     annotations = json.loads(out.read_text())["annotations"]
@@ -115,7 +127,10 @@ ONE = mask(0, 0, 1, 1)
     [
         ((A, TruthImage(1, "b.jpg", H, W, ())), "Image 1 (b.jpg) occurs twice"),
         ((A, TruthImage(2, "a.jpg", H, W, ())), "Image 2 (a.jpg) occurs twice"),
-        ((TruthImage(1, "a.jpg", H, W, (replace(ONE, id=5), replace(ONE, id=5))),), "Annotation 5 of a.jpg occurs twice"),
+        (
+            (TruthImage(1, "a.jpg", H, W, (replace(ONE, id=5), replace(ONE, id=5))),),
+            "Annotation 5 of a.jpg occurs twice",
+        ),
         ((TruthImage(1, "a.jpg", W, H, (ONE,)),), "mask 0 has size [6, 8], the image [8, 6]"),
         ((TruthImage(1, "a.jpg", H, W, (replace(ONE, parent=1),)),), "a.jpg: parents must lie in"),
         ((TruthImage(1, "a.jpg", H, W, (replace(ONE, parent=-1),)),), "the parent of mask 0 cannot be -1"),

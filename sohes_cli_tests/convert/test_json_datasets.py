@@ -69,12 +69,34 @@ def put_coco(source):
     put(
         source / "annotations" / "instances_val2017.json",
         {
-            "info": {"description": "COCO 2017 Dataset", "url": "http://cocodataset.org", "version": "1.0", "year": 2017},
-            "licenses": [{"url": "http://creativecommons.org/licenses/by/2.0/", "id": 4, "name": "Attribution License"}],
+            "info": {
+                "description": "COCO 2017 Dataset",
+                "url": "http://cocodataset.org",
+                "version": "1.0",
+                "year": 2017,
+            },
+            "licenses": [
+                {"url": "http://creativecommons.org/licenses/by/2.0/", "id": 4, "name": "Attribution License"}
+            ],
             "images": [coco_image(397133, "val2017"), coco_image(37777, "val2017")],
             "annotations": [
-                {**common, "segmentation": box_polygon(2, 3, 10, 5), "area": 50.0, "bbox": [2, 3, 10, 5], "category_id": 44, "id": 82445},
-                {**common, "segmentation": crowd, "area": 3, "bbox": [5, 2, 1, 3], "category_id": 1, "id": 900100397133, "iscrowd": 1},
+                {
+                    **common,
+                    "segmentation": box_polygon(2, 3, 10, 5),
+                    "area": 50.0,
+                    "bbox": [2, 3, 10, 5],
+                    "category_id": 44,
+                    "id": 82445,
+                },
+                {
+                    **common,
+                    "segmentation": crowd,
+                    "area": 3,
+                    "bbox": [5, 2, 1, 3],
+                    "category_id": 1,
+                    "id": 900100397133,
+                    "iscrowd": 1,
+                },
             ],
             "categories": [
                 {"supercategory": "person", "id": 1, "name": "person"},
@@ -92,7 +114,10 @@ def test_coco_keeps_ids_and_crowds_and_lists_images_without_annotations(tmp_path
     assert [a["iscrowd"] for a in coco.anns.values()] == [0, 1]
     assert isinstance(coco.anns[900100397133]["segmentation"]["counts"], str)
     assert coco.anns[82445]["segmentation"] == box_polygon(2, 3, 10, 5)
-    assert {c["id"]: (c["name"], c["supercategory"]) for c in coco.cats.values()} == {1: ("person", "person"), 44: ("bottle", "kitchen")}
+    assert {c["id"]: (c["name"], c["supercategory"]) for c in coco.cats.values()} == {
+        1: ("person", "person"),
+        44: ("bottle", "kitchen"),
+    }
     assert (counts.images, counts.masks, counts.crowds, counts.parts) == (2, 2, 1, 0)
     assert all(a["parent"] is None for a in coco.anns.values())
 
@@ -110,7 +135,12 @@ def test_coco_means_the_pixels_that_pycocotools_sees_in_the_official_file(tmp_pa
 def test_coco_knows_how_much_the_complete_split_holds(tmp_path):
     put_coco(tmp_path)
     dataset = open_coco(tmp_path, "val2017")
-    assert (dataset.image_root, dataset.total, dataset.expected_images, dataset.expected_masks) == ("val2017", 2, 5000, 36781)
+    assert (dataset.image_root, dataset.total, dataset.expected_images, dataset.expected_masks) == (
+        "val2017",
+        2,
+        5000,
+        36781,
+    )
 
 
 def test_coco_finds_images_in_either_layout(tmp_path):
@@ -125,7 +155,14 @@ def put_lvis(path):
     for image in images:
         del image["file_name"]  # LVIS v1 has none
         image |= {"neg_category_ids": [1, 2], "not_exhaustive_category_ids": [3]}
-    category = {"name": "bottle", "instance_count": 9, "def": "a glass vessel", "synonyms": ["bottle"], "image_count": 5, "id": 133}
+    category = {
+        "name": "bottle",
+        "instance_count": 9,
+        "def": "a glass vessel",
+        "synonyms": ["bottle"],
+        "image_count": 5,
+        "id": 133,
+    }
     put(
         path,
         {
@@ -176,12 +213,23 @@ def test_an_lvis_image_without_a_usable_url_is_named(tmp_path):
             open_lvis(tmp_path, "val")
 
 
-PACO_FLAGS = {"attribute_ids": [], "dom_color_ids": [], "unknown_color": 0, "unknown_pattern_marking": 0, "unknown_material": 0}
+PACO_FLAGS = {
+    "attribute_ids": [],
+    "dom_color_ids": [],
+    "unknown_color": 0,
+    "unknown_pattern_marking": 0,
+    "unknown_material": 0,
+}
 
 
 def put_paco(path, *annotations):
     image = {k: v for k, v in coco_image(391895, "train2017").items() if k in ("id", "height", "width", "license")}
-    lists = ("neg_category_ids", "not_exhaustive_category_ids", "neg_category_ids_attrs", "not_exhaustive_category_ids_attrs")
+    lists = (
+        "neg_category_ids",
+        "not_exhaustive_category_ids",
+        "neg_category_ids_attrs",
+        "not_exhaustive_category_ids_attrs",
+    )
     chair = {
         "supercategory": "OBJECT",
         "id": 232,
@@ -195,7 +243,9 @@ def put_paco(path, *annotations):
         path,
         {
             "images": [{**image, **{key: [] for key in lists}, "file_name": "train2017/000000391895.jpg"}],
-            "annotations": [{**PACO_FLAGS, "unknown_transparency": 0, "image_id": 391895, "iscrowd": 0, **a} for a in annotations],
+            "annotations": [
+                {**PACO_FLAGS, "unknown_transparency": 0, "image_id": 391895, "iscrowd": 0, **a} for a in annotations
+            ],
             "categories": [chair, {"supercategory": "PART", "id": 1233, "name": "chair:leg"}],
             "part_categories": [{"supercategory": "PART", "id": 9, "name": "leg"}],
             "attributes": [{"supercategory": "ATTR", "id": 0, "name": "black"}],
@@ -212,7 +262,11 @@ def paco_annotation(annotation_id, obj_ann_id, box):
 
 
 def test_paco_parts_name_their_object(tmp_path):
-    leg, chair, other = paco_annotation(7, 3, (4, 10, 2, 6)), paco_annotation(3, 3, (2, 2, 10, 14)), paco_annotation(5, 5, (20, 2, 5, 5))
+    leg, chair, other = (
+        paco_annotation(7, 3, (4, 10, 2, 6)),
+        paco_annotation(3, 3, (2, 2, 10, 14)),
+        paco_annotation(5, 5, (20, 2, 5, 5)),
+    )
     put_paco(tmp_path / "paco" / "paco_lvis_v1_val.json", leg, chair, other)
     dataset = open_paco(tmp_path / "paco", "val")
     assert (dataset.image_root, dataset.expected_images, dataset.expected_masks) == (".", 2410, None)
@@ -236,7 +290,10 @@ def test_a_paco_object_without_a_mask_is_left_out_and_its_parts_are_roots(tmp_pa
 
 
 def test_a_paco_part_of_no_object_is_refused(tmp_path):
-    for obj_ann_id, words in ((8, "annotation 7: it is a part of annotation 8"), (None, "annotation 7: its obj_ann_id None")):
+    for obj_ann_id, words in (
+        (8, "annotation 7: it is a part of annotation 8"),
+        (None, "annotation 7: its obj_ann_id None"),
+    ):
         put_paco(tmp_path / "paco_lvis_v1_val.json", paco_annotation(7, obj_ann_id, (4, 10, 2, 6)))
         with pytest.raises(DatasetError) as error:
             open_paco(tmp_path, "val")
@@ -244,15 +301,42 @@ def test_a_paco_part_of_no_object_is_refused(tmp_path):
 
 
 def put_entityseg(path):
-    image = {"file_name": "entity_01_11580/coco_000000000009.jpg", "height": H, "width": W, "id": 0, "img_source": "coco"}
+    image = {
+        "file_name": "entity_01_11580/coco_000000000009.jpg",
+        "height": H,
+        "width": W,
+        "id": 0,
+        "img_source": "coco",
+    }
     common = {"image_id": 0, "iscrowd": 0}
     put(
         path,
         {
-            "images": [{**image, "url_flag": "1", "url_dataset": "https://cocodataset.org", "url_image": "https://example.org/9.jpg"}],
+            "images": [
+                {
+                    **image,
+                    "url_flag": "1",
+                    "url_dataset": "https://cocodataset.org",
+                    "url_image": "https://example.org/9.jpg",
+                }
+            ],
             "annotations": [
-                {**common, "id": 0, "area": 50, "bbox": [2, 3, 10, 5], "category_id": 3, "segmentation": box_rle(2, 3, 10, 5)},
-                {**common, "id": 1, "area": 16, "bbox": [0, 0, 4, 4], "category_id": 0, "segmentation": box_rle(0, 0, 4, 4)},
+                {
+                    **common,
+                    "id": 0,
+                    "area": 50,
+                    "bbox": [2, 3, 10, 5],
+                    "category_id": 3,
+                    "segmentation": box_rle(2, 3, 10, 5),
+                },
+                {
+                    **common,
+                    "id": 1,
+                    "area": 16,
+                    "bbox": [0, 0, 4, 4],
+                    "category_id": 0,
+                    "segmentation": box_rle(0, 0, 4, 4),
+                },
             ],
             "categories": [
                 {"supercategory": "entity", "id": 0, "name": "unknown", "c_name": "?", "type": "thing"},
@@ -264,7 +348,11 @@ def put_entityseg(path):
 
 @pytest.mark.parametrize(
     "place",
-    ["entityseg_val_lr.json", "annotations/entityseg_val_lr.json", "annotations/entity_segmentation/entityv2_010203_entity_val_lr.json"],
+    [
+        "entityseg_val_lr.json",
+        "annotations/entityseg_val_lr.json",
+        "annotations/entity_segmentation/entityv2_010203_entity_val_lr.json",
+    ],
 )
 def test_entityseg_is_read_under_each_of_its_names(tmp_path, place):
     put_entityseg(tmp_path / "entityseg" / place)
@@ -291,7 +379,8 @@ def sa1b_record(image_id, *annotation_ids):
     return {
         "image": {"image_id": image_id, "width": W, "height": H, "file_name": f"sa_{image_id}.jpg"},
         "annotations": [
-            {"id": i, "segmentation": box_rle(2, 3, 10, 5), "bbox": [2, 3, 9, 4], "area": 50, **quality} for i in annotation_ids
+            {"id": i, "segmentation": box_rle(2, 3, 10, 5), "bbox": [2, 3, 9, 4], "area": 50, **quality}
+            for i in annotation_ids
         ],
     }
 
@@ -309,7 +398,12 @@ def test_sa1b_files_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_pat
     assert set(coco.anns) == {i * 100 + j for i in coco.imgs for j in (0, 1)}
     assert set(areas(coco).values()) == {50}
     first = coco.anns[500]
-    assert (first["predicted_iou"], first["stability_score"], first["category_id"], first["parent"]) == (0.9, 0.95, 1, None)
+    assert (first["predicted_iou"], first["stability_score"], first["category_id"], first["parent"]) == (
+        0.9,
+        0.95,
+        1,
+        None,
+    )
     assert (counts.images, counts.masks) == (4, 8)
 
 
@@ -318,7 +412,10 @@ def test_sa1b_is_found_behind_links_to_folders_but_each_file_once(tmp_path):
     put(tmp_path / "sa" / "sa_000021" / "sa_2.json", sa1b_record(2, 20))
     (tmp_path / "sa" / "linked").symlink_to(tmp_path / "disk" / "sa_000020")
     (tmp_path / "sa" / "sa_000021" / "back").symlink_to(tmp_path / "sa")
-    assert [image.file_name for image in open_sa1b(tmp_path / "sa", "all").images] == ["linked/sa_1.jpg", "sa_000021/sa_2.jpg"]
+    assert [image.file_name for image in open_sa1b(tmp_path / "sa", "all").images] == [
+        "linked/sa_1.jpg",
+        "sa_000021/sa_2.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -329,11 +426,23 @@ def test_sa1b_is_found_behind_links_to_folders_but_each_file_once(tmp_path):
         (lambda record: {"image": record["image"]}, "has no annotations"),
         (lambda record: {**record, "annotations": [7]}, "is not in SA-1B's layout"),
         (lambda record: {**record, "image": {**record["image"], "height": "30"}}, "its height '30' is no whole number"),
-        (lambda record: {**record, "image": {**record["image"], "file_name": "sa_2.jpg"}}, "it is the file of another image, 'sa_2.jpg'"),
-        (lambda record: {**record, "image": {**record["image"], "height": H + 1}}, "annotation 10: its mask has size [30, 40]"),
-        (lambda record: {**record, "annotations": [{**record["annotations"][0], "area": None}]}, "annotation 10: its area None"),
         (
-            lambda record: {**record, "annotations": [{**record["annotations"][0], "segmentation": {"size": [H, W], "counts": "!"}}]},
+            lambda record: {**record, "image": {**record["image"], "file_name": "sa_2.jpg"}},
+            "it is the file of another image, 'sa_2.jpg'",
+        ),
+        (
+            lambda record: {**record, "image": {**record["image"], "height": H + 1}},
+            "annotation 10: its mask has size [30, 40]",
+        ),
+        (
+            lambda record: {**record, "annotations": [{**record["annotations"][0], "area": None}]},
+            "annotation 10: its area None",
+        ),
+        (
+            lambda record: {
+                **record,
+                "annotations": [{**record["annotations"][0], "segmentation": {"size": [H, W], "counts": "!"}}],
+            },
             "annotation 10: the run-length string",
         ),
     ],

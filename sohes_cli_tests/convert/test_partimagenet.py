@@ -70,7 +70,11 @@ def put_ood(source, annotations, names=(f"{SYNSET}_1.JPEG",), split="val"):
 def put_seg(source, annotations, maps, split="val"):
     """The second archive, whose file names come from Windows; `maps` gives the whole-object map of each image."""
     names = [f"{SYNSET}_{i}.JPEG" for i in range(len(maps))]
-    put_json(source / "annotations" / split / f"{split}.json", annotations, [f"E:\\PartImageNet\\{split}\\{name}" for name in names])
+    put_json(
+        source / "annotations" / split / f"{split}.json",
+        annotations,
+        [f"E:\\PartImageNet\\{split}\\{name}" for name in names],
+    )
     for name, values in zip(names, maps, strict=True):
         photograph(source / "images" / split / name)
         path = source / "annotations" / f"{split}_whole" / name.replace(".JPEG", ".png")
@@ -211,7 +215,10 @@ def test_an_image_without_annotations_has_no_masks(tmp_path):
 
 BAD_PARTS = {
     "odd coordinates": ({"segmentation": [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]]}, r"annotation 9: a polygon must"),
-    "coordinates far outside": ({"segmentation": [[1e9, 2.0, 2e9, 4.0, 5.0, 1e9]]}, r"annotation 9: a polygon has a coordinate"),
+    "coordinates far outside": (
+        {"segmentation": [[1e9, 2.0, 2e9, 4.0, 5.0, 1e9]]},
+        r"annotation 9: a polygon has a coordinate",
+    ),
     "no polygons": ({"segmentation": "?"}, r"annotation 9: .*polygons"),
     "no segmentation": ({"segmentation": None}, r"annotation 9: .*polygons"),
 }

@@ -46,7 +46,9 @@ def random_masks(n: int, height: int, width: int, rng: np.random.Generator) -> N
     return masks
 
 
-def record_of(masks: NDArray[np.bool_], parents: NDArray[np.int64], scores: NDArray[np.float64], name: str = "a.png") -> LabelRecord:
+def record_of(
+    masks: NDArray[np.bool_], parents: NDArray[np.int64], scores: NDArray[np.float64], name: str = "a.png"
+) -> LabelRecord:
     """The record of masks bool [N, H, W]."""
     packed = PackedMasks.from_masks(masks)
     return label_record(name, *masks.shape[1:], packed, scores, Forest(tuple(parents.tolist())))
@@ -66,7 +68,9 @@ def write_set(folder: Path, names: tuple[str, ...] = NAMES, seed: int = 0) -> Pa
 
     The first mask is the red channel of a photograph, the second the green one.
     """
-    store = open_store(folder / "labels", Manifest("explore", images_entry(folder / "labels", folder / "images"), {}, {}, {}))
+    store = open_store(
+        folder / "labels", Manifest("explore", images_entry(folder / "labels", folder / "images"), {}, {}, {})
+    )
     for i, name in enumerate(names):
         rng = np.random.default_rng((seed, i))
         height, width = (int(side) for side in rng.integers(40, 90, 2))

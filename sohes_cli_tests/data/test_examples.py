@@ -103,7 +103,9 @@ def test_validation_shows_whole_photographs_and_nothing_random(source: LabeledPh
         assert max(example.pixels.shape[:2]) == 64
         shares = [a.area / (record.height * record.width) for a in record.annotations]
         assert np.allclose(unpacked(example).mean((1, 2)), shares, atol=0.03)
-    best = ValidationExamples(source, np.array([0]), replace(CONFIG, max_labels=1))[0]  # the better one does not fit with its parent
+    best = ValidationExamples(source, np.array([0]), replace(CONFIG, max_labels=1))[
+        0
+    ]  # the better one does not fit with its parent
     assert torch.equal(best.masks, ValidationExamples(source, np.array([0]), CONFIG)[0].masks[:1])
     with pytest.raises(IndexError):
         examples[2]

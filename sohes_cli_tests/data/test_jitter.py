@@ -53,7 +53,11 @@ def test_a_window_is_a_part_of_the_resized_photograph(crop: Crop, seed: int, par
 @settings(max_examples=100, deadline=None)
 @given(crop=crops(), seed=st.integers(0, 99))
 def test_both_ways_to_enlarge_give_the_same_pixels(crop: Crop, seed: int) -> None:
-    crop = replace(crop, source_height=min(crop.source_height, crop.scaled_height), source_width=min(crop.source_width, crop.scaled_width))
+    crop = replace(
+        crop,
+        source_height=min(crop.source_height, crop.scaled_height),
+        source_width=min(crop.source_width, crop.scaled_width),
+    )
     pixels = noise(crop.source_height, crop.source_width, seed)
     with patch.object(jitter, "_WHOLE_PX", 0):
         from_part = crop.cut(pixels)
@@ -81,7 +85,9 @@ def test_an_edge_in_the_pixels_is_an_edge_of_the_mask(crop: Crop, place: float, 
 
 @given(crop=crops())
 def test_rows_and_columns_are_nearest_pixels(crop: Crop) -> None:
-    assert crop.rows.tolist() == nearest_pixels(crop.source_height, crop.scaled_height)[crop.top :][: crop.height].tolist()
+    assert (
+        crop.rows.tolist() == nearest_pixels(crop.source_height, crop.scaled_height)[crop.top :][: crop.height].tolist()
+    )
     columns = nearest_pixels(crop.source_width, crop.scaled_width)[crop.left :][: crop.width].tolist()
     assert crop.columns.tolist() == (columns[::-1] if crop.flipped else columns)
 
@@ -132,7 +138,11 @@ def test_scale_place_and_flip_are_uniform() -> None:
     drawn = [draw_crop(480, 640, config, rng) for _ in range(4000)]
     scales = np.array([crop.scaled_width / 1024 for crop in drawn])
     assert np.allclose(np.quantile(scales, [0.25, 0.5, 0.75]), [0.875, 1.25, 1.625], atol=0.06)
-    free = [(c.left / (c.scaled_width - c.width), c.top / (c.scaled_height - c.height)) for c in drawn if c.scaled_height > 1100]
+    free = [
+        (c.left / (c.scaled_width - c.width), c.top / (c.scaled_height - c.height))
+        for c in drawn
+        if c.scaled_height > 1100
+    ]
     assert np.allclose(np.quantile(free, [0.25, 0.5, 0.75], axis=0).T, [0.25, 0.5, 0.75], atol=0.06)
     assert abs(np.mean([crop.flipped for crop in drawn]) - 0.25) < 0.03
 
@@ -143,7 +153,9 @@ def test_one_scale_without_flip_is_the_full_crop() -> None:
         assert draw_crop(333, 500, config, np.random.default_rng(seed)) == full_crop(333, 500, 128)
 
 
-@pytest.mark.parametrize(("height", "width", "expected"), [(480, 640, (768, 1024)), (640, 480, (1024, 768)), (3000, 3000, (1024, 1024))])
+@pytest.mark.parametrize(
+    ("height", "width", "expected"), [(480, 640, (768, 1024)), (640, 480, (1024, 768)), (3000, 3000, (1024, 1024))]
+)
 def test_the_full_crop_just_fits_in_the_square(height: int, width: int, expected: tuple[int, int]) -> None:
     assert full_crop(height, width, 1024) == Crop(height, width, *expected, 0, 0, *expected)
 

@@ -206,7 +206,9 @@ def test_no_labels_at_all(tmp_path: Path, labels: Path) -> None:
 
 def test_labels_of_another_image_set(tmp_path: Path, labels: Path) -> None:
     other = write_set(tmp_path / "other", ("x.png", "y.png")).parent / "images"
-    with pytest.raises(SohesError, match=r"other/images holds none of .*\(a.png, b.png, sub/c.png and others\).*--images"):
+    with pytest.raises(
+        SohesError, match=r"other/images holds none of .*\(a.png, b.png, sub/c.png and others\).*--images"
+    ):
         open_labeled(labels, other)
     with pytest.raises(SohesError, match=r"holds none of .*other/labels has labels of \(x.png, y.png\)"):
         open_labeled(tmp_path / "other" / "labels", labels.parent / "images")

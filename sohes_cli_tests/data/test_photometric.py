@@ -87,22 +87,31 @@ def test_blurs_of_a_batch_are_the_gaussians_of_scipy(view: torch.Tensor, size: i
     colors = torch.tensor([[*PLAIN[:5], sigma] for sigma in sigmas])
     radius = max(1, math.ceil(5 * size / 224))  # two and a half of the widest
     for before, after, sigma in zip(views, change_colors(views, colors), sigmas, strict=True):
-        expected = [gaussian_filter(channel, sigma * size / 224, radius=radius, mode="mirror") for channel in before.double().numpy()]
+        expected = [
+            gaussian_filter(channel, sigma * size / 224, radius=radius, mode="mirror")
+            for channel in before.double().numpy()
+        ]
         np.testing.assert_allclose(after, np.stack(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "enhance"), [("brightness", "Brightness"), ("contrast", "Contrast"), ("saturation", "Color")])
+@pytest.mark.parametrize(
+    ("name", "enhance"), [("brightness", "Brightness"), ("contrast", "Contrast"), ("saturation", "Color")]
+)
 @pytest.mark.parametrize("factor", [0.6, 1.4])
 def test_changes_are_those_of_pillow(view: torch.Tensor, name: str, enhance: str, factor: float) -> None:
     pixels = (view * 255).round().byte()
     expected = getattr(ImageEnhance, enhance)(Image.fromarray(pixels[0].permute(1, 2, 0).numpy())).enhance(factor)
     found = changed(pixels.float() / 255, **{name: factor})[0].permute(1, 2, 0) * 255
-    np.testing.assert_allclose(found, np.asarray(expected, np.float32), atol=1.6)  # Pillow rounds the gray, then the result
+    np.testing.assert_allclose(
+        found, np.asarray(expected, np.float32), atol=1.6
+    )  # Pillow rounds the gray, then the result
 
 
 @pytest.mark.parametrize("hue", [-0.1, 0.05, 0.25])
 def test_hue_turns_the_chroma_plane_and_keeps_luma_and_chroma(view: torch.Tensor, hue: float) -> None:
-    before, after = (torch.from_numpy(rgb2yiq(v[0].double().numpy(), channel_axis=0)) for v in (view, changed(view, hue=hue)))
+    before, after = (
+        torch.from_numpy(rgb2yiq(v[0].double().numpy(), channel_axis=0)) for v in (view, changed(view, hue=hue))
+    )
     torch.testing.assert_close(after[0], before[0], atol=1e-3, rtol=0)
     chroma = [torch.complex(v[1], v[2]) for v in (before, after)]
     torch.testing.assert_close(chroma[1], chroma[0] * torch.exp(torch.tensor(2j * math.pi * hue)), atol=2e-3, rtol=0)
@@ -117,7 +126,9 @@ def test_all_changes_together_are_one_after_the_other_and_contrast_last(view: to
 
 
 def test_changes_of_any_strength_stay_in_range_and_are_finite() -> None:
-    extreme = torch.tensor([[1.8, 1.8, 1.4, 0.2, 0, 0], [0, 0, 0, 0, 0, 0], [1.8, 1.8, 0, -0.2, 1, 2], [0.2, 1.8, 1.4, 0.1, 0, 0.1]])
+    extreme = torch.tensor(
+        [[1.8, 1.8, 1.4, 0.2, 0, 0], [0, 0, 0, 0, 0, 0], [1.8, 1.8, 0, -0.2, 1, 2], [0.2, 1.8, 1.4, 0.1, 0, 0.1]]
+    )
     views = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).round()
     found = change_colors(views, extreme)
     assert bool(found.isfinite().all())

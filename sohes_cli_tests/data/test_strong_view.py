@@ -58,7 +58,12 @@ def test_only_pixels_change(batch: Batch) -> None:
     found = strong_batch(batch, EVERYTHING, 0)
     assert torch.equal(batch.pixels, before)  # the batch that was given is still that of the other branch
     assert found.pixels.dtype == torch.uint8
-    assert (found.sizes, found.numbers, found.names, found.errors) == (batch.sizes, batch.numbers, batch.names, batch.errors)
+    assert (found.sizes, found.numbers, found.names, found.errors) == (
+        batch.sizes,
+        batch.numbers,
+        batch.names,
+        batch.errors,
+    )
     for name in ("masks", "parents"):
         assert all(torch.equal(a, b) for a, b in zip(getattr(found, name), getattr(batch, name), strict=True))
     for image, old, (height, width) in zip(found.pixels, batch.pixels, batch.sizes, strict=True):
@@ -136,7 +141,9 @@ def test_jitter_is_as_strong_as_asked_for() -> None:
 
     def change(strength: float) -> float:
         config = replace(NOTHING, jitter=1.0, jitter_strength=strength)
-        return float(np.mean([float((strong(image, config, number).float() - image).abs().mean()) for number in range(20)]))
+        return float(
+            np.mean([float((strong(image, config, number).float() - image).abs().mean()) for number in range(20)])
+        )
 
     assert change(0.0) == 0
     assert 1 < change(0.2) < change(1.0) / 3
@@ -185,14 +192,18 @@ def test_rectangles_have_every_size_and_place() -> None:
     assert shares.max() > 0.195
     assert aspects.min() < 0.1
     assert aspects.max() > 5.5
-    assert abs(np.median(np.log(aspects))) < 0.1  # as many upright as lying ones: 0.1 to 6 and 0.05 to 8 are cut where they do not fit
+    assert (
+        abs(np.median(np.log(aspects))) < 0.1
+    )  # as many upright as lying ones: 0.1 to 6 and 0.05 to 8 are cut where they do not fit
 
 
 @pytest.mark.parametrize("size", [(1000, 1000), (300, 900)])
 @pytest.mark.parametrize("erase", [1.0, 0.4])
 def test_rectangles_are_as_frequent_as_the_table_says(size: tuple[int, int], erase: float) -> None:
     found = rectangles(replace(ERASED, erase=erase), size, 3000)
-    assert abs(np.mean([len(drawn) for drawn in found]) - erase * expected_count(*size)) < 0.05  # 3 deviations: 0.9 / sqrt(3000)
+    assert (
+        abs(np.mean([len(drawn) for drawn in found]) - erase * expected_count(*size)) < 0.05
+    )  # 3 deviations: 0.9 / sqrt(3000)
 
 
 def test_the_first_rectangle_alone_is_never_narrow() -> None:
@@ -207,7 +218,9 @@ def test_the_first_rectangle_alone_is_never_narrow() -> None:
 
 
 def test_fewer_erasures_are_some_of_the_same() -> None:
-    for many, few in zip(rectangles(ERASED, (80, 90), 200), rectangles(replace(ERASED, erase=0.5), (80, 90), 200), strict=True):
+    for many, few in zip(
+        rectangles(ERASED, (80, 90), 200), rectangles(replace(ERASED, erase=0.5), (80, 90), 200), strict=True
+    ):
         assert set(few) <= set(many)
     assert rectangles(NOTHING, (80, 90), 50) == [[]] * 50
 
@@ -253,5 +266,7 @@ def test_black_and_white_images_stay_in_range(value: int) -> None:
     image = torch.full((20, 20, 3), value, dtype=torch.uint8)
     for number in range(20):
         view = strong(image, replace(EVERYTHING, erase=0.0), number).int()
-        assert int((view - value).abs().max()) <= 0.4 * 255 + 1  # of the brightness; nothing else changes a plain image without color
+        assert (
+            int((view - value).abs().max()) <= 0.4 * 255 + 1
+        )  # of the brightness; nothing else changes a plain image without color
         assert float(view.float().std()) < 1

@@ -95,7 +95,8 @@ def test_masks_and_pixels_are_transformed_alike(crop: Crop, seed: int) -> None:
     record, masks = record_for(crop, 3, np.random.default_rng(seed))
     pixels = crop.cut(np.ascontiguousarray(masks.transpose(1, 2, 0)).astype(np.uint8))
     assert np.array_equal(
-        packed(pixels.transpose(2, 0, 1).astype(np.bool_)), PackedMasks.from_runs(crop_masks(runs(record), crop)).to_bytes()
+        packed(pixels.transpose(2, 0, 1).astype(np.bool_)),
+        PackedMasks.from_runs(crop_masks(runs(record), crop)).to_bytes(),
     )
 
 
@@ -152,7 +153,9 @@ def test_labels_without_ancestors_are_chosen_alike() -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(crop=crops(), n=st.integers(0, 8), min_area=st.integers(1, 30), min_visible=st.floats(0, 1), seed=SEEDS)
-def test_targets_are_the_labels_that_are_large_enough(crop: Crop, n: int, min_area: int, min_visible: float, seed: int) -> None:
+def test_targets_are_the_labels_that_are_large_enough(
+    crop: Crop, n: int, min_area: int, min_visible: float, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     record, masks = record_for(crop, n, rng)
     found, parents = crop_targets(record, crop, DataConfig(min_area_px=min_area, min_visible=min_visible), rng)
@@ -172,7 +175,9 @@ def test_targets_are_the_labels_that_are_large_enough(crop: Crop, n: int, min_ar
 def test_at_most_so_many_targets_all_of_the_record(crop: Crop, at_most: int, choice: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     record, masks = record_for(crop, 12, rng)
-    found, _ = crop_targets(record, crop, DataConfig(max_labels=at_most, min_area_px=1, min_visible=0.0, label_choice=choice), rng)
+    found, _ = crop_targets(
+        record, crop, DataConfig(max_labels=at_most, min_area_px=1, min_visible=0.0, label_choice=choice), rng
+    )
     rows = {row.tobytes() for row in packed(indexed(masks, crop))}
     assert len(found) <= at_most
     assert all(row.tobytes() in rows for row in found.numpy())

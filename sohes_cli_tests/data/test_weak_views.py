@@ -58,7 +58,13 @@ def crowded(tmp_path: Path) -> LabeledPhotographs:
 
 def labels_of(example: Example) -> tuple[object, ...]:
     tensors = (example.masks, example.parents)
-    return (example.number, example.name, example.errors, example.pixels.shape, *((t.shape, t.dtype, t.numpy().tobytes()) for t in tensors))
+    return (
+        example.number,
+        example.name,
+        example.errors,
+        example.pixels.shape,
+        *((t.shape, t.dtype, t.numpy().tobytes()) for t in tensors),
+    )
 
 
 def weak_of(example: Example) -> WeakView:
@@ -85,8 +91,12 @@ def crops(draw: st.DrawFn, smallest: int = 1, largest: int = 3000) -> Crop:
 @settings(max_examples=200, deadline=None)
 @given(crop=crops())
 def test_from_the_window_to_the_photograph_and_back(crop: Crop) -> None:
-    np.testing.assert_allclose(crop.window_rows(crop.source_rows()), np.arange(crop.height) + 0.5, rtol=0, atol=ROUNDING)
-    np.testing.assert_allclose(crop.window_columns(crop.source_columns()), np.arange(crop.width) + 0.5, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(
+        crop.window_rows(crop.source_rows()), np.arange(crop.height) + 0.5, rtol=0, atol=ROUNDING
+    )
+    np.testing.assert_allclose(
+        crop.window_columns(crop.source_columns()), np.arange(crop.width) + 0.5, rtol=0, atol=ROUNDING
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -98,7 +108,9 @@ def test_centers_lie_in_the_pixels_that_masks_are_read_from(crop: Crop) -> None:
         assert np.abs(centers - (pixels + 0.5)).max() <= 0.5 + ROUNDING
     sign = -1 if crop.flipped else 1
     np.testing.assert_allclose(np.diff(crop.source_rows()), crop.source_height / crop.scaled_height, atol=ROUNDING)
-    np.testing.assert_allclose(np.diff(crop.source_columns()), sign * crop.source_width / crop.scaled_width, atol=ROUNDING)
+    np.testing.assert_allclose(
+        np.diff(crop.source_columns()), sign * crop.source_width / crop.scaled_width, atol=ROUNDING
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -139,7 +151,9 @@ def test_crops_and_labels_are_those_of_phase_2(crowded: LabeledPhotographs, weak
     assert max(len(example.masks) for example in found) == JITTER.max_labels
     for example in found:
         record = crowded.record(crowded.names.index(example.name))
-        assert weak_of(example).student == draw_crop(record.height, record.width, JITTER, sample_generator(example.number, 5))
+        assert weak_of(example).student == draw_crop(
+            record.height, record.width, JITTER, sample_generator(example.number, 5)
+        )
 
 
 @pytest.mark.parametrize("weak", ["whole", "crop"])
@@ -151,7 +165,10 @@ def test_pixels_are_those_of_phase_2(source: LabeledPhotographs, weak: str) -> N
 
 def test_the_whole_photograph_is_seen_at_the_size_of_the_square(source: LabeledPhotographs) -> None:
     examples = TrainingExamples(source, EVERY, CONFIG, 1, ViewsConfig())
-    whole = {example.name: example.pixels for example in map(ValidationExamples(source, EVERY, CONFIG).__getitem__, range(len(EVERY)))}
+    whole = {
+        example.name: example.pixels
+        for example in map(ValidationExamples(source, EVERY, CONFIG).__getitem__, range(len(EVERY)))
+    }
     mirrored = 0
     for number in NUMBERS:
         example = examples[number]
@@ -186,7 +203,8 @@ def test_flips_follow_from_seed_and_number(source: LabeledPhotographs) -> None:
 
 def test_flips_are_as_probable_as_asked_for(source: LabeledPhotographs) -> None:
     never, seldom, often, always = (
-        flips(TrainingExamples(source, EVERY, CONFIG, 0, ViewsConfig(weak_flip=share)), range(150)) for share in (0.0, 0.25, 0.75, 1.0)
+        flips(TrainingExamples(source, EVERY, CONFIG, 0, ViewsConfig(weak_flip=share)), range(150))
+        for share in (0.0, 0.25, 0.75, 1.0)
     )
     assert not any(never)
     assert all(always)
@@ -206,9 +224,15 @@ def viewed_examples(sizes: list[tuple[int, int]]) -> list[Example]:
     """Examples of 8 x 12 pixels whose weak views have these sizes."""
     rng, made = np.random.default_rng(0), []
     for number, (height, width) in enumerate(sizes):
-        pixels, weak = (torch.from_numpy(rng.integers(1, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((8, 12), (height, width)))
+        pixels, weak = (
+            torch.from_numpy(rng.integers(1, 256, (h, w, 3), dtype=np.uint8)) for h, w in ((8, 12), (height, width))
+        )
         view = WeakView(weak, full_crop(height, width, 64), Crop(height, width, 40, 40, number, 0, 8, 12))
-        made.append(Example(number, f"{number}.png", pixels, torch.zeros(0, 12, dtype=torch.uint8), torch.zeros(0).long(), weak=view))
+        made.append(
+            Example(
+                number, f"{number}.png", pixels, torch.zeros(0, 12, dtype=torch.uint8), torch.zeros(0).long(), weak=view
+            )
+        )
     return made
 
 

@@ -22,7 +22,9 @@ def encoded(mask: npt.NDArray[np.bool_]) -> dict[str, Any]:
     return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
 
 
-def random_case(seed: int, *, images: int = 6, scores: int = 0, crowds: bool = True) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def random_case(
+    seed: int, *, images: int = 6, scores: int = 0, crowds: bool = True
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """An annotation file and a result list.
 
     Args:
@@ -32,7 +34,11 @@ def random_case(seed: int, *, images: int = 6, scores: int = 0, crowds: bool = T
         crowds: whether there are crowd regions.
     """
     rng = np.random.default_rng(seed)
-    truth: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": c, "name": str(c)} for c in (3, 1, 2)]}
+    truth: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": c, "name": str(c)} for c in (3, 1, 2)],
+    }
     results = []
     for image_id in rng.permutation(np.arange(1, images + 1) * 7).tolist():
         height, width = (int(v) for v in rng.integers(40, 260, 2))
@@ -74,7 +80,9 @@ def _near(rng: np.random.Generator, mask: npt.NDArray[np.bool_]) -> npt.NDArray[
     return np.asarray(mask & (rng.random(mask.shape) < rng.uniform(0.5, 1)))
 
 
-def _annotation(rng: np.random.Generator, annotation_id: int, image_id: int, mask: npt.NDArray[np.bool_], crowds: bool) -> dict[str, Any]:
+def _annotation(
+    rng: np.random.Generator, annotation_id: int, image_id: int, mask: npt.NDArray[np.bool_], crowds: bool
+) -> dict[str, Any]:
     is_crowd = crowds and rng.random() < 0.15
     extra = {"ignore": 1} if rng.random() < 0.1 else {}
     rle: dict[str, Any] = encoded(mask)

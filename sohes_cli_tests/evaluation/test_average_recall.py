@@ -52,9 +52,13 @@ def test_only_the_best_thousand_masks_of_an_image_count(tmp_path: Path) -> None:
         mask = np.zeros((height, width), bool)
         y, x = rng.integers(0, height), rng.integers(0, width)
         mask[y : y + rng.integers(1, 40), x : x + rng.integers(1, 40)] = True
-        results.append({"image_id": image["id"], "category_id": 1, "segmentation": encoded(mask), "score": float(rng.integers(40))})
+        results.append(
+            {"image_id": image["id"], "category_id": 1, "segmentation": encoded(mask), "score": float(rng.integers(40))}
+        )
     masks = [a for a in truth["annotations"] if a["image_id"] == image["id"]]
-    results += [{"image_id": image["id"], "category_id": 1, "segmentation": a["segmentation"], "score": 20.0} for a in masks]
+    results += [
+        {"image_id": image["id"], "category_id": 1, "segmentation": a["segmentation"], "score": 20.0} for a in masks
+    ]
     results += [{**results[-1], "score": -1.0}] * 2  # too late, and never counted
     paths = write_case(tmp_path, truth, results)
     evaluation = evaluation_of(*paths)
@@ -108,7 +112,9 @@ def test_annotation_with_id_zero_counts(tmp_path: Path) -> None:
     mask[3:9, 4:12] = True
     truth: dict[str, Any] = {
         "images": [{"id": 1, "file_name": "a.jpg", "height": 20, "width": 20}],
-        "annotations": [{"id": 0, "image_id": 1, "category_id": 1, "segmentation": encoded(mask), "area": 48, "iscrowd": 0}],
+        "annotations": [
+            {"id": 0, "image_id": 1, "category_id": 1, "segmentation": encoded(mask), "area": 48, "iscrowd": 0}
+        ],
         "categories": [{"id": 1, "name": "entity"}],
     }
     results = [{"image_id": 1, "category_id": 1, "segmentation": encoded(mask), "score": 0.5}]
@@ -120,7 +126,9 @@ def test_annotation_with_id_zero_counts(tmp_path: Path) -> None:
 def test_class_of_a_prediction_does_not_matter(tmp_path: Path) -> None:
     """pycocotools drops predictions whose class the annotations do not list, the usual source of zeros."""
     truth, results = random_case(4)
-    expected = evaluation_of(*write_case(tmp_path, truth, [{**r, "category_id": 1} for r in results])).all_images.summary()
+    expected = evaluation_of(
+        *write_case(tmp_path, truth, [{**r, "category_id": 1} for r in results])
+    ).all_images.summary()
     paths = write_case(tmp_path, truth, [{**r, "category_id": 900} for r in results])
     assert evaluation_of(*paths).all_images.summary() == expected
 
@@ -144,12 +152,18 @@ def test_real_photographs_score_as_in_pycocotools(tmp_path: Path) -> None:
     for truth in found:
         content = json.loads(truth.read_text())
         results = [
-            {"image_id": a["image_id"], "category_id": 1, "segmentation": _moved(a["segmentation"]), "score": a["id"] % 7}
+            {
+                "image_id": a["image_id"],
+                "category_id": 1,
+                "segmentation": _moved(a["segmentation"]),
+                "score": a["id"] % 7,
+            }
             for a in content["annotations"]
         ]
         (tmp_path / "results.json").write_text(json.dumps(results))
         assert_equal(
-            evaluation_of(truth, tmp_path / "results.json").all_images.summary(), pycocotools_scores(truth, tmp_path / "results.json")
+            evaluation_of(truth, tmp_path / "results.json").all_images.summary(),
+            pycocotools_scores(truth, tmp_path / "results.json"),
         )
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes_cli.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, crowd_ious, match_detections, match_detections_reference
+from sohes_cli.evaluation.matching import (
+    AREA_RANGES,
+    IOU_THRESHOLDS,
+    crowd_ious,
+    match_detections,
+    match_detections_reference,
+)
 from sohes_cli.masks.compare import match_by_iou
 
 NO_CROWD = np.zeros(2, bool)
@@ -16,7 +22,9 @@ AREAS = np.array([5000.0, 5000.0])  # medium
 def test_fast_path_equals_plain_loops(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n_found, n_truths = (int(v) for v in rng.integers(0, 25, 2))
-    ious = np.round(rng.random((n_found, n_truths)) ** 0.4, 1 if seed % 2 else 3)  # one digit: ties, and equality with thresholds
+    ious = np.round(
+        rng.random((n_found, n_truths)) ** 0.4, 1 if seed % 2 else 3
+    )  # one digit: ties, and equality with thresholds
     areas, truth_areas = 4 ** rng.uniform(2, 8, n_found), 4 ** rng.uniform(2, 8, n_truths)
     truth_areas[rng.random(n_truths) < 0.3] = rng.choice([32.0**2, 96.0**2])  # on a border both sizes count
     is_crowd = rng.random(n_truths) < 0.25

@@ -53,7 +53,11 @@ def test_ids_may_be_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "match", "words"),
-    [("label folder", "id", "has no image ids"), ("result file", "name", "no file names"), ("result file", "stem", "no file names")],
+    [
+        ("label folder", "id", "has no image ids"),
+        ("result file", "name", "no file names"),
+        ("result file", "stem", "no file names"),
+    ],
 )
 def test_what_a_source_lacks_cannot_be_compared(kind: str, match: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
@@ -61,7 +65,9 @@ def test_what_a_source_lacks_cannot_be_compared(kind: str, match: str, words: st
 
 
 def test_nothing_in_common_shows_both_sides() -> None:
-    with pytest.raises(DatasetError, match=r"No image id of /result file is in /annotation file: 'a', 'b' against 1, 2, 3"):
+    with pytest.raises(
+        DatasetError, match=r"No image id of /result file is in /annotation file: 'a', 'b' against 1, 2, 3"
+    ):
         pair_images(TRUTH, source("result file", ("a", None), ("b", None)))
 
 

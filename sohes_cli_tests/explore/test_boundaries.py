@@ -25,7 +25,9 @@ def slow_cues(pixels):
     texture = []
     for k in range(4):
         kernel = cv2.getGaborKernel((9, 9), 2.0, math.pi * k / 4, 5.0, 1.0, 0)
-        texture.append(triangles(np.abs(ndimage.correlate(lab[..., 0], kernel - kernel.mean(), mode="mirror")) / 20, 0, 2, 4))
+        texture.append(
+            triangles(np.abs(ndimage.correlate(lab[..., 0], kernel - kernel.mean(), mode="mirror")) / 20, 0, 2, 4)
+        )
     return color, texture
 
 
@@ -57,7 +59,8 @@ def slow_strength(pixels):
         total += cv2.resize(differences.max(-1), (width, height), interpolation=cv2.INTER_LINEAR)
         h, w = color[0].shape[0] // 2, color[0].shape[1] // 2
         color, texture = (
-            [np.mean([c[i : 2 * h : 2, j : 2 * w : 2] for i in (0, 1) for j in (0, 1)], axis=0) for c in cues] for cues in (color, texture)
+            [np.mean([c[i : 2 * h : 2, j : 2 * w : 2] for i in (0, 1) for j in (0, 1)], axis=0) for c in cues]
+            for cues in (color, texture)
         )
     return total / 3
 
@@ -89,7 +92,9 @@ def test_a_step_is_strongest_at_the_edge_whatever_its_direction(degrees):
     pixels = np.where((distance > 0)[..., None], (200, 60, 40), (30, 90, 160)).astype(np.uint8)
     strength = boundary_strength(pixels)
     inner = np.hypot(x, y) < 36  # away from the border, where the edge meets its mirror image
-    on_edge, near, far = (strength[inner & (abs(distance) < d[1]) & (abs(distance) >= d[0])] for d in ((0, 1), (5, 8), (20, 36)))
+    on_edge, near, far = (
+        strength[inner & (abs(distance) < d[1]) & (abs(distance) >= d[0])] for d in ((0, 1), (5, 8), (20, 36))
+    )
     assert on_edge.min() > 2 * near.mean()
     assert on_edge.min() > 2.5
     assert far.max() < 0.05

@@ -56,13 +56,17 @@ class AllPairs:
         place = np.stack([x, y], axis=-1).reshape(-1, 2).astype(float)
         color = pixels.reshape(-1, 3).astype(float)
         self.kernel = all_pairs(place / s.gaussian_px, s.gaussian_weight)
-        self.kernel += all_pairs(np.concatenate([place / s.bilateral_px, color / s.bilateral_rgb], axis=1), s.bilateral_weight)
+        self.kernel += all_pairs(
+            np.concatenate([place / s.bilateral_px, color / s.bilateral_rgb], axis=1), s.bilateral_weight
+        )
 
     def messages(self, q: NDArray[Any]) -> NDArray[np.float32]:
         return (self.kernel @ q).astype(np.float32)
 
 
-def mean_field_plainly(labels: NDArray[np.int32], n_labels: int, kernel: NDArray[np.float64], s: CrfSettings) -> NDArray[np.float64]:
+def mean_field_plainly(
+    labels: NDArray[np.int32], n_labels: int, kernel: NDArray[np.float64], s: CrfSettings
+) -> NDArray[np.float64]:
     """The mean field as the paper writes it: unary energies, messages, Potts compatibility, float64 [P, L]."""
     share = np.full((labels.size, n_labels), (1 - s.confidence) / (n_labels - 1))
     share[np.arange(labels.size), labels.ravel()] = s.confidence
@@ -112,7 +116,9 @@ def test_lattice_is_linear_and_keeps_channels_apart() -> None:
     a, b = rng.random((2, 200, 4)).astype(np.float32)
     np.testing.assert_allclose(lattice.filter(a + 2 * b), lattice.filter(a) + 2 * lattice.filter(b), rtol=1e-4)
     together = lattice.filter(np.concatenate([a, b[:, :1]], axis=1))
-    np.testing.assert_allclose(together, np.concatenate([lattice.filter(a), lattice.filter(b[:, :1])], axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        together, np.concatenate([lattice.filter(a), lattice.filter(b[:, :1])], axis=1), rtol=1e-5
+    )
 
 
 def test_far_points_do_not_hear_each_other() -> None:

@@ -35,7 +35,9 @@ def test_cosines_are_the_mean_of_the_heat_kernels(rows, columns, times):
     features = diffusion_features(graph, 3.0, times, len(graph) - 2)
     assert features.dtype == np.float32
     # the two sharpest eigenvectors are missing, whose share has decayed to nothing by these times
-    np.testing.assert_allclose(features @ features.T, np.mean([heat_kernel(graph, 3.0, t) for t in times], axis=0), atol=2e-4)
+    np.testing.assert_allclose(
+        features @ features.T, np.mean([heat_kernel(graph, 3.0, t) for t in times], axis=0), atol=2e-4
+    )
 
 
 def test_a_few_eigenvectors_are_enough_for_long_times():

@@ -30,7 +30,13 @@ SIZE = (48, 72)
 
 
 def description(**changes: object) -> dict[str, object]:
-    return {"format": BACKBONE_FORMAT, "name": "vit_tiny_patch16_224", "shape": SHAPE, "mean": MEAN, "std": STD} | changes
+    return {
+        "format": BACKBONE_FORMAT,
+        "name": "vit_tiny_patch16_224",
+        "shape": SHAPE,
+        "mean": MEAN,
+        "std": STD,
+    } | changes
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,9 @@ def test_the_features_join_centered_tokens_and_histograms(run: Path, images: np.
     assert features.shape == (2, backbone.channels, SIZE[0] // 4, SIZE[1] // 4)
     assert features.dtype == np.float32
     vit, _ = load_vit(run / BACKBONE_NAME)
-    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    pixels = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(
+        STD
+    ).view(3, 1, 1)
     with torch.no_grad():
         tokens = vit.eval().forward_features(pixels)[:, 1:]
     tokens = torch.nn.functional.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1).mT.reshape(2, 48, 6, 9)
@@ -67,8 +75,12 @@ def test_the_features_join_centered_tokens_and_histograms(run: Path, images: np.
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_the_product_of_two_patches_is_the_weighted_mean_of_both_parts(run: Path, images: np.ndarray, share: float) -> None:
-    features, deep, color = (DistilledVit(str(run), color_share=s).extract(images)[0].reshape(-1, 216) for s in (share, 0.0, 1.0))
+def test_the_product_of_two_patches_is_the_weighted_mean_of_both_parts(
+    run: Path, images: np.ndarray, share: float
+) -> None:
+    features, deep, color = (
+        DistilledVit(str(run), color_share=s).extract(images)[0].reshape(-1, 216) for s in (share, 0.0, 1.0)
+    )
     assert np.linalg.norm(features, axis=0).max() <= 1 + 1e-3
     np.testing.assert_allclose(features.T @ features, (1 - share) * deep.T @ deep + share * color.T @ color, atol=1e-4)
 
@@ -77,7 +89,9 @@ def test_tokens_that_hardly_differ_from_the_mean_count_little() -> None:
     tokens = torch.zeros(1, 4, 16)
     tokens[0, 0, 0], tokens[0, 1, 0], tokens[0, 2, 1], tokens[0, 3, 1] = 4, -4, 0.1, -0.1
     centered = _centered(tokens)[0]
-    np.testing.assert_allclose(centered.norm(dim=-1), [1, 1, 0.01, 0.01], rtol=1e-5)  # a quarter of sqrt(16) is the full length
+    np.testing.assert_allclose(
+        centered.norm(dim=-1), [1, 1, 0.01, 0.01], rtol=1e-5
+    )  # a quarter of sqrt(16) is the full length
     assert torch.equal(_centered(torch.ones(1, 3, 16)), torch.zeros(1, 3, 16))
 
 
@@ -143,7 +157,9 @@ def text(path: Path) -> None:
 
 
 def of_another_shape(path: Path) -> None:
-    write_tensors(path, build_vit("vit_tiny_patch16_224", SHAPE).state_dict(), description(shape=SHAPE | {"embed_dim": 96}))
+    write_tensors(
+        path, build_vit("vit_tiny_patch16_224", SHAPE).state_dict(), description(shape=SHAPE | {"embed_dim": 96})
+    )
 
 
 def without_a_name(path: Path) -> None:

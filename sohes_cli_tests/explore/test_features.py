@@ -61,7 +61,9 @@ def test_features_lie_where_their_pixels_do(height, width):
     assert features[1].mean() == pytest.approx(50, abs=100 / columns)
 
 
-@pytest.mark.parametrize(("height", "width", "rows", "columns"), [(12, 16, 3, 4), (13, 17, 3, 5), (5, 7, 5, 7), (4, 3, 9, 8), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"), [(12, 16, 3, 4), (13, 17, 3, 5), (5, 7, 5, 7), (4, 3, 9, 8), (1, 1, 1, 1)]
+)
 def test_a_units_sum_is_over_its_pixels(height, width, rows, columns):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(6, rows, columns)).astype(np.float32)
@@ -120,6 +122,8 @@ def test_a_missing_weights_file_is_named(tmp_path):
 
 @pytest.mark.parametrize(("setting", "precision"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")])
 def test_precision_on_a_cpu_is_full_unless_asked_for(setting, precision):
-    backbone = build_backbone(FeaturesConfig(backbone="vit_tiny_patch16_224", weights="random", precision=setting), "cpu")
+    backbone = build_backbone(
+        FeaturesConfig(backbone="vit_tiny_patch16_224", weights="random", precision=setting), "cpu"
+    )
     assert backbone.precision == precision
     assert backbone.identity["weights"] == "random"

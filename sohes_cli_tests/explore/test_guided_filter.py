@@ -31,7 +31,9 @@ def random_mask(height: int, width: int, seed: int = 0) -> NDArray[np.bool_]:
     return cv2.GaussianBlur(noise, (0, 0), 3) > 0.5
 
 
-def filtered_plainly(mask: NDArray[np.bool_], pixels: NDArray[np.uint8], radius: int, epsilon: float) -> NDArray[np.float64]:
+def filtered_plainly(
+    mask: NDArray[np.bool_], pixels: NDArray[np.uint8], radius: int, epsilon: float
+) -> NDArray[np.float64]:
     """q of the paper, window by window, float64 [H, W]."""
     height, width = mask.shape
     color = pixels / 255.0
@@ -52,7 +54,9 @@ def filtered_plainly(mask: NDArray[np.bool_], pixels: NDArray[np.uint8], radius:
     return q
 
 
-@pytest.mark.parametrize(("height", "width", "radius", "epsilon"), [(13, 17, 2, 1e-3), (19, 11, 3, 1e-4), (4, 5, 6, 1e-2), (1, 9, 2, 1e-3)])
+@pytest.mark.parametrize(
+    ("height", "width", "radius", "epsilon"), [(13, 17, 2, 1e-3), (19, 11, 3, 1e-4), (4, 5, 6, 1e-2), (1, 9, 2, 1e-3)]
+)
 def test_equals_the_plain_loop(height: int, width: int, radius: int, epsilon: float) -> None:
     pixels, mask = photograph(height, width), random_mask(height, width, seed=height)
     expected = filtered_plainly(mask, pixels, radius, epsilon)
@@ -69,7 +73,9 @@ def test_precisions_invert_the_regularized_covariance(epsilon: float) -> None:
     for y, x in [(0, 0), (10, 12), (19, 3), (7, 24)]:
         window = pixels[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1].reshape(-1, 3) / 255.0
         expected = np.linalg.inv(np.cov(window.T, bias=True) + epsilon * np.eye(3))
-        np.testing.assert_allclose(guide.precisions[y, x], expected[np.triu_indices(3)], rtol=1e-4, atol=1e-4 * expected.max())
+        np.testing.assert_allclose(
+            guide.precisions[y, x], expected[np.triu_indices(3)], rtol=1e-4, atol=1e-4 * expected.max()
+        )
         np.testing.assert_allclose(guide.means[y, x], window.mean(axis=0), rtol=1e-5)
         assert guide.counts[y, x] == len(window)
 
@@ -105,8 +111,12 @@ def test_a_misaligned_mask_moves_to_the_edge(offset: int, left_px: int, noise: i
     """Windows of radius 6 that see both sides outvote the mask up to 2 pixels from the edge, and come nearer from further off."""
     columns = np.arange(64)
     true = np.tile(columns >= 30, (64, 1))
-    noisy = np.where(true[..., None], [180, 120, 60], [90, 110, 130]) + np.random.default_rng(0).normal(0, noise, (64, 64, 3))
-    redrawn = Guide.from_pixels(np.clip(noisy, 0, 255).astype(np.uint8)).redraw(np.tile(columns >= 30 + offset, (64, 1)), 0, 0)
+    noisy = np.where(true[..., None], [180, 120, 60], [90, 110, 130]) + np.random.default_rng(0).normal(
+        0, noise, (64, 64, 3)
+    )
+    redrawn = Guide.from_pixels(np.clip(noisy, 0, 255).astype(np.uint8)).redraw(
+        np.tile(columns >= 30 + offset, (64, 1)), 0, 0
+    )
     assert (redrawn != true).sum(axis=1).mean() <= left_px + 0.05 * noise
 
 

@@ -29,7 +29,11 @@ def slow_parents(masks, cover):
     """The definition, in loops: the smallest mask that covers j and that j does not cover; the first of equals."""
     parents = []
     for j in range(len(masks)):
-        above = [i for i in range(len(masks)) if i != j and coverage(masks[i], masks[j]) >= cover and coverage(masks[j], masks[i]) < cover]
+        above = [
+            i
+            for i in range(len(masks))
+            if i != j and coverage(masks[i], masks[j]) >= cover and coverage(masks[j], masks[i]) < cover
+        ]
         parents.append(min(above, key=lambda i: (masks[i].sum(), i), default=-1))
     return tuple(parents)
 

@@ -19,7 +19,9 @@ def test_values_at_and_between_centers_by_hand():
 
 
 def test_values_outside_count_as_the_ends():
-    np.testing.assert_array_equal(soft_bins(np.array([-90, -50, 50, 99], np.float32), -50, 50, 8).argmax(-1), [0, 0, 7, 7])
+    np.testing.assert_array_equal(
+        soft_bins(np.array([-90, -50, 50, 99], np.float32), -50, 50, 8).argmax(-1), [0, 0, 7, 7]
+    )
 
 
 @given(VALUES, st.integers(2, 9))

@@ -18,7 +18,11 @@ def random_units(rows, columns, seed, channels=4):
 
 def regions_of(partitions):
     """Every distinct region of some partitions, as sets of units."""
-    return {frozenset(np.flatnonzero(partition == r).tolist()) for partition in partitions for r in range(partition.max() + 1)}
+    return {
+        frozenset(np.flatnonzero(partition == r).tolist())
+        for partition in partitions
+        for r in range(partition.max() + 1)
+    }
 
 
 def as_sets(members):
@@ -81,7 +85,9 @@ def test_regions_between_thresholds_are_no_candidates():
 
 def test_a_similarity_that_rises_again_counts_from_the_lower_one():
     # b and c lie 30 degrees to either side of an axis, a at a cosine of 0.55 from it: b joins c at 0.5, and a joins both at 0.55
-    features = np.array([[0.55, 0, np.sqrt(1 - 0.55**2)], [np.sqrt(0.75), 0.5, 0], [np.sqrt(0.75), -0.5, 0]], np.float32)
+    features = np.array(
+        [[0.55, 0, np.sqrt(1 - 0.55**2)], [np.sqrt(0.75), 0.5, 0], [np.sqrt(0.75), -0.5, 0]], np.float32
+    )
     edges = np.array([[0, 1], [0, 2], [1, 2]])
     np.testing.assert_allclose(merge_region_graph(features, edges, (0.6, 0.3)).similarities, [0.5, 0.55], atol=1e-6)
     candidates = merge_units(features, edges, (0.6, 0.3))

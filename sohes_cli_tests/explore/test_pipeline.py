@@ -27,7 +27,12 @@ VARIANTS = {
     "superpixels, features": ["merging.affinities=features"],
     "superpixels, boundaries": ["merging.affinities=boundaries"],
     "one threshold": ["merging.thresholds=0.8"],
-    "re-clustering": ["reclustering.enabled=true", "reclustering.crop_size=64", "reclustering.max_crops=4", "reclustering.max_area=0.05"],
+    "re-clustering": [
+        "reclustering.enabled=true",
+        "reclustering.crop_size=64",
+        "reclustering.max_crops=4",
+        "reclustering.max_area=0.05",
+    ],
     "guided": ["refinement.method=guided"],
     "superpixel edges": ["units.kind=patches", "merging.affinities=features", "refinement.method=superpixels"],
     "crf": ["refinement.method=crf", "pooling.max_masks=40"],
@@ -119,7 +124,9 @@ def test_every_variant_gives_a_valid_record(variant):
 
 def test_patches_give_masks_of_whole_patches():
     pixels = np.ascontiguousarray(CROPS["astronaut"]()[:96, :96])
-    record = explore(pixels, "units.kind=patches", "merging.affinities=features", "features.image_size=96", "pooling.min_area_px=16")
+    record = explore(
+        pixels, "units.kind=patches", "merging.affinities=features", "features.image_size=96", "pooling.min_area_px=16"
+    )
     assert len(record.annotations) > 5
     blocks = decoded(record).reshape(-1, 24, 4, 24, 4)
     assert (blocks == blocks[:, :, :1, :, :1]).all()
@@ -127,7 +134,12 @@ def test_patches_give_masks_of_whole_patches():
 
 def test_re_clustering_adds_masks_and_keeps_the_rest_of_the_pool():
     pixels = CROPS["astronaut"]()
-    settings = ["features.backbone=color-texture", "pooling.max_masks=1000", "pooling.nms_iou=1", "merging.thresholds=0.9,0.5"]
+    settings = [
+        "features.backbone=color-texture",
+        "pooling.max_masks=1000",
+        "pooling.nms_iou=1",
+        "merging.thresholds=0.9,0.5",
+    ]
     before = {a.segmentation["counts"] for a in explore(pixels, *settings).annotations}
     after = {a.segmentation["counts"] for a in explore(pixels, *settings, *VARIANTS["re-clustering"]).annotations}
     assert before < after
@@ -156,13 +168,17 @@ def test_a_full_size_that_is_no_multiple_keeps_every_mask():
     assert masks.any((1, 2)).all()
 
 
-@pytest.mark.parametrize("variant", ["one threshold", "paper's units", "superpixels, features", "superpixels, boundaries"])
+@pytest.mark.parametrize(
+    "variant", ["one threshold", "paper's units", "superpixels, features", "superpixels, boundaries"]
+)
 @pytest.mark.parametrize("color", [(0, 0, 0), (90, 200, 30), (255, 255, 255)])
 def test_a_uniform_image_has_no_masks(variant, color):
     assert explore(np.full((50, 64, 3), color, np.uint8), *VARIANTS[variant]) == LabelRecord("sub/photo.jpg", 50, 64)
 
 
-@pytest.mark.parametrize("variant", ["paper's units", "superpixels, features", "superpixels, boundaries", "re-clustering", "guided", "crf"])
+@pytest.mark.parametrize(
+    "variant", ["paper's units", "superpixels, features", "superpixels, boundaries", "re-clustering", "guided", "crf"]
+)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 23), (19, 1), (3, 2), (7, 7), (4, 150)])
 def test_the_smallest_images_work(variant, shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -184,7 +200,12 @@ def test_two_colors_are_two_masks():
 
 def test_a_vit_with_random_weights_runs():
     pixels = CROPS["astronaut"]()
-    settings = ["features.backbone=vit_tiny_patch16_224", "features.weights=random", "units.kind=patches", "merging.affinities=features"]
+    settings = [
+        "features.backbone=vit_tiny_patch16_224",
+        "features.weights=random",
+        "units.kind=patches",
+        "merging.affinities=features",
+    ]
     record = explore(pixels, *settings, "merging.thresholds=0.99,0.97,0.95,0.9,0.8")
     check_record(record)
     assert record.annotations

@@ -18,7 +18,9 @@ def similar_masks(n, seed, height=40, width=45):
     masks = []
     for _ in range(n):
         cy, cx = rng.choice([10, 20, 30], 2) + rng.integers(-1, 2, 2)
-        masks.append(((y - cy) ** 2 + (x - cx) ** 2 < rng.choice([4, 7, 9, 12]) ** 2) & (rng.random((height, width)) > 0.02))
+        masks.append(
+            ((y - cy) ** 2 + (x - cx) ** 2 < rng.choice([4, 7, 9, 12]) ** 2) & (rng.random((height, width)) > 0.02)
+        )
     return np.stack(masks)
 
 
@@ -120,7 +122,9 @@ def test_no_candidates_give_an_empty_pool():
 
 
 def test_scores_grow_with_survival_and_size():
-    np.testing.assert_allclose(mask_scores(np.array([2.0, 1.0, 0.5]), np.array([1.0, 0.25, 0.25]), 0.5), [1, 0.25, 0.125])
+    np.testing.assert_allclose(
+        mask_scores(np.array([2.0, 1.0, 0.5]), np.array([1.0, 0.25, 0.25]), 0.5), [1, 0.25, 0.125]
+    )
     np.testing.assert_allclose(mask_scores(np.array([0.5, 0.5]), np.array([0.1, 0.9]), 0), [0.25, 0.25])
     random = np.random.default_rng(0).random((2, 50))
     scores = mask_scores(2 * random[0], random[1], 0.6)

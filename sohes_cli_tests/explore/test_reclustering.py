@@ -12,11 +12,16 @@ from sohes_cli.masks.packed import PackedMasks
 
 
 def make_pool(masks, scores=None):
-    return MaskPool(PackedMasks.from_masks(masks), np.linspace(0.9, 0.5, len(masks)) if scores is None else np.asarray(scores))
+    return MaskPool(
+        PackedMasks.from_masks(masks), np.linspace(0.9, 0.5, len(masks)) if scores is None else np.asarray(scores)
+    )
 
 
 def settings(area_exponent=0.0, **reclustering):
-    return ExploreConfig(reclustering=ReclusteringConfig(enabled=True, **reclustering), pooling=PoolingConfig(area_exponent=area_exponent))
+    return ExploreConfig(
+        reclustering=ReclusteringConfig(enabled=True, **reclustering),
+        pooling=PoolingConfig(area_exponent=area_exponent),
+    )
 
 
 def bright_parts(*levels):
@@ -96,7 +101,12 @@ def test_the_image_beyond_its_border_repeats_the_border():
 
     pixels = np.zeros((40, 40, 3), np.uint8)
     pixels[0] = (10, 20, 30)
-    recluster(make_pool(spot(40, 40, slice(0, 16), slice(10, 26))[None]), pixels, settings(crop_size=32, max_area=0.5), segment)
+    recluster(
+        make_pool(spot(40, 40, slice(0, 16), slice(10, 26))[None]),
+        pixels,
+        settings(crop_size=32, max_area=0.5),
+        segment,
+    )
     crop = seen[0]
     assert crop.shape == (32, 32, 3)
     assert crop.dtype == np.uint8
@@ -116,7 +126,9 @@ def test_only_masks_inside_the_parent_are_kept(min_inside):
         return make_pool(masks)
 
     pixels = np.zeros((64, 64, 3), np.uint8)
-    found = recluster(make_pool(parent[None]), pixels, settings(crop_size=32, max_area=0.1, min_inside=min_inside), segment)
+    found = recluster(
+        make_pool(parent[None]), pixels, settings(crop_size=32, max_area=0.1, min_inside=min_inside), segment
+    )
     local = list(found.masks)[1:]
     np.testing.assert_allclose([(mask & parent).sum() / mask.sum() for mask in local], shares[shares >= min_inside])
 
@@ -132,12 +144,17 @@ def test_local_scores_count_their_size_in_the_image(exponent):
     parent = spot(50, 80, slice(10, 20), slice(10, 20))
     pixels = np.zeros((50, 80, 3), np.uint8)
     pixels[12:15, 12:15] = 200
-    found = recluster(make_pool(parent[None], [0.7]), pixels, settings(exponent, crop_size=40, max_area=0.1), bright_parts(100))
+    found = recluster(
+        make_pool(parent[None], [0.7]), pixels, settings(exponent, crop_size=40, max_area=0.1), bright_parts(100)
+    )
     np.testing.assert_allclose(found.scores, [0.7, 0.4 * (20 * 20 / (50 * 80)) ** exponent])
 
 
 def test_the_best_of_the_small_masks_are_looked_at():
-    masks = np.stack([spot(60, 60, slice(0, 40), slice(0, 40))] + [spot(60, 60, slice(y, y + 4), slice(50, 54)) for y in (0, 10, 20, 30)])
+    masks = np.stack(
+        [spot(60, 60, slice(0, 40), slice(0, 40))]
+        + [spot(60, 60, slice(y, y + 4), slice(50, 54)) for y in (0, 10, 20, 30)]
+    )
     pixels = np.zeros((60, 60, 3), np.uint8)
     for n, y in enumerate((0, 10, 20, 30)):
         pixels[y : y + 4, 50:54] = 50 * (n + 1)

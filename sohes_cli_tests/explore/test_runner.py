@@ -74,7 +74,9 @@ def test_two_workers_write_what_one_process_writes_and_hold_few_photographs(
     assert {**written(job, labels_of), "manifest.json": reference["manifest.json"]} == reference
     assert sorted(done.name for done in counted.done) == names
     assert counted.most_in_flight <= WORKERS + 1
-    assert all({"reading", "features", "merging", "hierarchy", "writing"} <= set(done.seconds.seconds) for done in counted.done)
+    assert all(
+        {"reading", "features", "merging", "hierarchy", "writing"} <= set(done.seconds.seconds) for done in counted.done
+    )
     assert not started(before)
 
 
@@ -85,7 +87,9 @@ def test_a_stop_is_heeded_in_one_process(job: Job, names: list[str], labels_of: 
     assert sorted(written(job, labels_of)) == sorted(f"{name}.json" for name in names[:2])
 
 
-def test_an_error_of_a_worker_reaches_the_main_process_with_its_hint(photos: Path, out: Path, before: set[int | None]) -> None:
+def test_an_error_of_a_worker_reaches_the_main_process_with_its_hint(
+    photos: Path, out: Path, before: set[int | None]
+) -> None:
     config = explore_config(flags={"features.backbone": "color-texture", "features.weights": "none.pth"})
     with pytest.raises(UsageError, match="color-texture has no weights") as caught:
         explore_names(Job(photos, out, config), ["b-face.png"], WORKERS, lambda _: None)
@@ -105,7 +109,9 @@ def test_a_second_interruption_kills_the_workers(job: Job, names: list[str], bef
     assert not started(before)
     assert {child.pid for child in multiprocessing.active_children()} == before  # and no others
     assert len(workers) == WORKERS
-    assert all(worker.exitcode in (-signal.SIGKILL, -signal.SIGTERM) for worker in workers)  # the pool terminates who outlives the first
+    assert all(
+        worker.exitcode in (-signal.SIGKILL, -signal.SIGTERM) for worker in workers
+    )  # the pool terminates who outlives the first
 
 
 def test_a_summary_counts_masks_seconds_and_failures() -> None:

@@ -44,7 +44,9 @@ def assert_unfinished(now: dict[str, bytes], reference: dict[str, bytes]) -> Non
     assert all(reference[name] == content for name, content in records.items())
 
 
-def test_ctrl_c_with_two_workers(start: Callable, sohes: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable) -> None:
+def test_ctrl_c_with_two_workers(
+    start: Callable, sohes: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable
+) -> None:
     process = start("explore", photos, "--out", out, "--workers", 2, "--json")
     wait_for_records(out, 1, process)
     workers = workers_of(process)
@@ -75,7 +77,9 @@ def test_ctrl_c_while_the_workers_start(start: Callable, photos: Path, out: Path
     assert "Run the same command again to continue." in errors
 
 
-def test_sigterm_in_one_process(start: Callable, sohes: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable) -> None:
+def test_sigterm_in_one_process(
+    start: Callable, sohes: Callable, photos: Path, out: Path, reference: dict, labels_of: Callable
+) -> None:
     process = start("explore", photos, "--out", out, "--workers", 1)
     wait_for_records(out, 2, process)
     process.terminate()
@@ -155,7 +159,9 @@ def test_a_gpu_is_shared_out_by_local_number(monkeypatch: pytest.MonkeyPatch) ->
     assert session._own_device("auto", vit, Shard(3, 4, 3, 4)) == "auto"
 
 
-@pytest.mark.parametrize(("quota", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("1600000 100000", 8), ("", 8)])
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1), ("1600000 100000", 8), ("", 8)]
+)
 def test_workers_share_the_cores_and_heed_a_containers_quota(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
 ) -> None:

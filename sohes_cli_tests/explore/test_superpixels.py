@@ -41,7 +41,8 @@ def test_the_graph_is_that_of_the_pixels(height, width, n_units):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "rows", "columns"), [(8, 12, 2, 3), (7, 10, 3, 4), (1, 1, 1, 1), (5, 3, 5, 3), (321, 481, 40, 60)]
+    ("height", "width", "rows", "columns"),
+    [(8, 12, 2, 3), (7, 10, 3, 4), (1, 1, 1, 1), (5, 3, 5, 3), (321, 481, 40, 60)],
 )
 def test_patches_tile_the_image_in_raster_order(height, width, rows, columns):
     units = patch_units(height, width, rows, columns)

@@ -60,7 +60,11 @@ def hooked_keys(model: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     pixels = (images / 255.0 - np.array(cfg["mean"])) / np.array(cfg["std"])
     model(torch.from_numpy(pixels.astype(np.float32)).permute(0, 3, 1, 2))
     tokens = caught[0]
-    keys = attention.k_proj(tokens) if getattr(attention, "k_proj", None) is not None else attention.qkv(tokens).chunk(3, dim=-1)[1]
+    keys = (
+        attention.k_proj(tokens)
+        if getattr(attention, "k_proj", None) is not None
+        else attention.qkv(tokens).chunk(3, dim=-1)[1]
+    )
     patch = model.patch_embed.patch_size[0]
     h, w = images.shape[1] // patch, images.shape[2] // patch
     return keys[:, model.num_prefix_tokens :].reshape(len(images), h, w, -1).permute(0, 3, 1, 2).numpy()
@@ -120,7 +124,9 @@ def test_last_block_stops_at_its_keys(name: str) -> None:
 def test_attention_is_never_held_and_no_hook_stays(tiny: VitBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, ...]] = []
     fused = torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(a[0].shape) or fused(*a, **k))
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(a[0].shape) or fused(*a, **k)
+    )
     monkeypatch.setattr(torch.Tensor, "softmax", lambda *_, **__: pytest.fail("attention was computed in the open"))
     tiny.extract(random_images(1, 32, 48))
     assert calls == [(1, 3, 1 + 2 * 3, 64)] * (len(tiny.model.blocks) - 1)
@@ -186,7 +192,12 @@ def test_attributes_and_identity_of_a_file(tmp_path: Path) -> None:
     name, path = "vit_tiny_patch16_224", tmp_path / "weights.pth"
     torch.save(timm.create_model(name, num_classes=0).state_dict(), path)
     backbone = VitBackbone(name, weights=path)
-    assert (backbone.name, backbone.patch_size, backbone.channels, backbone.thresholds) == (name, 16, 192, VIT_THRESHOLDS)
+    assert (backbone.name, backbone.patch_size, backbone.channels, backbone.thresholds) == (
+        name,
+        16,
+        192,
+        VIT_THRESHOLDS,
+    )
     assert backbone.identity == {"name": name, "weights": "file", "sha256": file_sha256(path)}
     assert not backbone.model.training
     assert not any(p.requires_grad for p in backbone.model.parameters())
@@ -209,7 +220,9 @@ def test_unknown_names_get_the_nearest(name: str, close: str) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_tiny_r_s16_p8_224", "vit_small_patch16_18x2_224"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "swin_tiny_patch4_window7_224", "vit_tiny_r_s16_p8_224", "vit_small_patch16_18x2_224"]
+)
 def test_other_architectures_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="only ViTs with patch tokens") as caught:
         VitBackbone(name, weights="random")
@@ -236,7 +249,10 @@ def test_without_network_and_cache_the_message_says_what_to_do(tmp_path: Path, m
 
 def test_hub_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = randomized("vit_tiny_patch16_224")
-    repository, commit = f"models--{timm.get_pretrained_cfg('vit_tiny_patch16_224').hf_hub_id.replace('/', '--')}", 40 * "0"
+    repository, commit = (
+        f"models--{timm.get_pretrained_cfg('vit_tiny_patch16_224').hf_hub_id.replace('/', '--')}",
+        40 * "0",
+    )
     cached = tmp_path / repository / "snapshots" / commit / "model.safetensors"
     cached.parent.mkdir(parents=True)
     (tmp_path / repository / "refs").mkdir()
@@ -245,14 +261,20 @@ def test_hub_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     backbone = VitBackbone("vit_tiny_patch16_224")
-    assert backbone.identity == {"name": "vit_tiny_patch16_224", "weights": "hub", "sha256": state_sha256(model.state_dict())}
+    assert backbone.identity == {
+        "name": "vit_tiny_patch16_224",
+        "weights": "hub",
+        "sha256": state_sha256(model.state_dict()),
+    }
     cached.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="could not be loaded"):
         VitBackbone("vit_tiny_patch16_224")
 
 
 def test_a_model_that_was_never_trained_has_no_hub_weights() -> None:
-    untrained = next(n for n in timm.list_models("vit_*", module="vision_transformer") if not timm.is_model_pretrained(n))
+    untrained = next(
+        n for n in timm.list_models("vit_*", module="vision_transformer") if not timm.is_model_pretrained(n)
+    )
     with pytest.raises(WeightsError, match=f"no pretrained weights for {untrained}"):
         VitBackbone(untrained)
 

@@ -49,7 +49,13 @@ def test_the_graph_is_the_model_at_any_size(sohes: Callable, model: EntityModel,
     assert facts["image_size"] == "96"
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 192, 3), np.uint8)
-    found = dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32)}), strict=True))
+    found = dict(
+        zip(
+            OUTPUTS,
+            session.run(list(OUTPUTS), {"pixels": pixels.transpose(0, 3, 1, 2).astype(np.float32)}),
+            strict=True,
+        )
+    )
     with torch.no_grad():
         output = model(network_input(torch.from_numpy(pixels), [(64, 192)] * 3))
         masks = output.pred_masks().numpy()

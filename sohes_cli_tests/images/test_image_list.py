@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def test_names_are_sorted_and_counted_once(photos: Path, tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_text("\ufeffz-helmet.png\n\n  sub/flügel.png \r\na-cup.png\nz-helmet.png\n", encoding="utf-8")
+    (tmp_path / "list.txt").write_text(
+        "\ufeffz-helmet.png\n\n  sub/flügel.png \r\na-cup.png\nz-helmet.png\n", encoding="utf-8"
+    )
     listing = listed_images(photos, tmp_path / "list.txt")
     assert listing.names == ("a-cup.png", "sub/flügel.png", "z-helmet.png")
     assert listing.unreadable == ()
@@ -44,7 +46,8 @@ def test_paths_that_lead_nowhere_or_outside_are_named(photos: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "names no image"), (b"\n \n", "names no image"), (b"\xff\xfe\x00", "not a text"), (None, "cannot be read")]
+    ("content", "words"),
+    [(b"", "names no image"), (b"\n \n", "names no image"), (b"\xff\xfe\x00", "not a text"), (None, "cannot be read")],
 )
 def test_list_that_names_nothing_is_refused(content: bytes | None, words: str, photos: Path, tmp_path: Path) -> None:
     if content is not None:

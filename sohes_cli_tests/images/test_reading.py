@@ -24,7 +24,9 @@ from sohes_cli.images.reading import read_photograph, reduced_size
 if TYPE_CHECKING:
     from pathlib import Path
 
-needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything, so permissions cannot be tested")
+needs_permissions = pytest.mark.skipif(
+    os.geteuid() == 0, reason="root may read everything, so permissions cannot be tested"
+)
 RED, GREEN, BLUE, YELLOW = (230, 20, 20), (20, 200, 20), (20, 20, 220), (220, 220, 20)
 UNDO = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -47,7 +49,12 @@ def quadrants(height: int = 48, width: int = 64) -> np.ndarray:
 
 def assert_upright(pixels: np.ndarray, tolerance: int = 12) -> None:
     h, w = pixels.shape[:2]
-    for y, x, color in [(h // 4, w // 4, RED), (h // 4, 3 * w // 4, GREEN), (3 * h // 4, w // 4, BLUE), (3 * h // 4, 3 * w // 4, YELLOW)]:
+    for y, x, color in [
+        (h // 4, w // 4, RED),
+        (h // 4, 3 * w // 4, GREEN),
+        (3 * h // 4, w // 4, BLUE),
+        (3 * h // 4, 3 * w // 4, YELLOW),
+    ]:
         assert np.abs(pixels[y, x].astype(int) - color).max() <= tolerance, (y, x, pixels[y, x], color)
 
 
@@ -203,7 +210,20 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
 
 def test_every_suffix_is_lower_case_and_one_that_pillow_reads() -> None:
     known = Image.registered_extensions()
-    assert {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2", ".avif"} <= IMAGE_SUFFIXES
+    assert {
+        ".jpg",
+        ".jpeg",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".avif",
+    } <= IMAGE_SUFFIXES
     assert all(suffix == suffix.lower() and known[suffix] in images._FORMATS for suffix in IMAGE_SUFFIXES)
 
 
@@ -291,7 +311,9 @@ def test_every_color_format(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(quadrants()).save(path, **({"quality": 95} if suffix in {".jpg", ".webp", ".avif"} else {}))
     photograph = read(path)
     assert photograph.pixels.shape == (48, 64, 3)
-    assert_upright(photograph.pixels, 60 if suffix == ".gif" else 12)  # a GIF is saved with a palette of Pillow's choice
+    assert_upright(
+        photograph.pixels, 60 if suffix == ".gif" else 12
+    )  # a GIF is saved with a palette of Pillow's choice
 
 
 def test_gray_and_bit_map_formats(tmp_path: Path) -> None:
@@ -303,7 +325,8 @@ def test_gray_and_bit_map_formats(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix"), [("L", "png"), ("L", "jpg"), ("1", "png"), ("1", "tif"), ("P", "png"), ("P", "gif"), ("RGB", "tif")]
+    ("mode", "suffix"),
+    [("L", "png"), ("L", "jpg"), ("1", "png"), ("1", "tif"), ("P", "png"), ("P", "gif"), ("RGB", "tif")],
 )
 def test_opaque_modes_equal_pillows_own_conversion(tmp_path: Path, mode: str, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
@@ -313,7 +336,9 @@ def test_opaque_modes_equal_pillows_own_conversion(tmp_path: Path, mode: str, su
     assert np.array_equal(read(path).pixels, expected)
 
 
-@pytest.mark.parametrize(("mode", "suffix"), [("RGBA", "png"), ("LA", "png"), ("RGBA", "webp"), ("RGBA", "tif"), ("LA", "tif")])
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGBA", "png"), ("LA", "png"), ("RGBA", "webp"), ("RGBA", "tif"), ("LA", "tif")]
+)
 def test_alpha_is_laid_on_white(tmp_path: Path, mode: str, suffix: str) -> None:
     alpha = np.zeros((8, 12), np.uint8)
     alpha[:, 4:8], alpha[:, 8:] = 128, 255
@@ -376,7 +401,9 @@ def test_cmyk_jpegs_are_inverted_and_tiffs_not(tmp_path: Path, suffix: str) -> N
 def test_a_cmyk_jpeg_without_adobes_marker_is_not_inverted(tmp_path: Path) -> None:
     cmyk(tmp_path / "a.jpg")
     without_adobe_marker(tmp_path / "a.jpg")
-    pixels = read(tmp_path / "a.jpg").pixels.astype(int)  # ink amounts are now 255 minus those written: C 0, M Y K 255 at the left
+    pixels = read(tmp_path / "a.jpg").pixels.astype(
+        int
+    )  # ink amounts are now 255 minus those written: C 0, M Y K 255 at the left
     assert pixels[4].max() <= 8
     assert np.abs(pixels[12, 4] - (255, 0, 0)).max() <= 8
     assert np.abs(pixels[12, 28] - (0, 255, 0)).max() <= 8
@@ -393,7 +420,9 @@ DEEP = {
 
 @pytest.mark.parametrize("kind", DEEP)
 @pytest.mark.parametrize("strip_px", [2**24, 1000])
-def test_deep_gray_is_stretched_linearly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, strip_px: int) -> None:
+def test_deep_gray_is_stretched_linearly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, strip_px: int
+) -> None:
     monkeypatch.setattr(images, "_STRIP_PX", strip_px)
     suffix, ramp = DEEP[kind]
     values = np.tile(ramp, (9, 1))
@@ -412,7 +441,9 @@ def test_big_endian_16_bit_tiff(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a.tif").pixels[..., 0], expected)
 
 
-@pytest.mark.parametrize("value", [np.uint16(0), np.uint16(65535), np.int32(-7), np.float32(0.25), np.float32(np.nan), np.float32(np.inf)])
+@pytest.mark.parametrize(
+    "value", [np.uint16(0), np.uint16(65535), np.int32(-7), np.float32(0.25), np.float32(np.nan), np.float32(np.inf)]
+)
 def test_constant_deep_images_stay_valid(tmp_path: Path, value: np.generic) -> None:
     Image.fromarray(np.full((6, 5), value)).save(tmp_path / "a.tif")
     pixels = read(tmp_path / "a.tif").pixels
@@ -463,7 +494,12 @@ def test_16_bit_color_and_alpha_png(tmp_path: Path, color_type: int, channels: i
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
 def test_of_animations_the_first_frame_is_read(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (20, 10), color) for color in (RED, GREEN, BLUE)]
-    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == "webp" else {}))
+    frames[0].save(
+        tmp_path / f"a.{suffix}",
+        save_all=True,
+        append_images=frames[1:],
+        **({"lossless": True} if suffix == "webp" else {}),
+    )
     with Image.open(tmp_path / f"a.{suffix}") as image:
         assert getattr(image, "n_frames", 1) == 3
     pixels = read(tmp_path / f"a.{suffix}").pixels
@@ -476,9 +512,12 @@ def test_of_animations_the_first_frame_is_read(tmp_path: Path, suffix: str) -> N
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
-    ("suffix", "size"), [("jpg", (48, 64)), ("jpg", (480, 640)), ("png", (48, 64)), ("webp", (48, 64)), ("tif", (48, 64))]
+    ("suffix", "size"),
+    [("jpg", (48, 64)), ("jpg", (480, 640)), ("png", (48, 64)), ("webp", (48, 64)), ("tif", (48, 64))],
 )
-def test_every_exif_orientation_comes_out_upright(tmp_path: Path, suffix: str, size: tuple[int, int], orientation: int) -> None:
+def test_every_exif_orientation_comes_out_upright(
+    tmp_path: Path, suffix: str, size: tuple[int, int], orientation: int
+) -> None:
     image = Image.fromarray(quadrants(*size))
     if orientation in UNDO:
         image = image.transpose(UNDO[orientation])
@@ -567,7 +606,9 @@ def test_the_limit_itself_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "CMYK"])
-def test_images_reduced_in_strips_look_like_those_reduced_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+def test_images_reduced_in_strips_look_like_those_reduced_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     smooth = np.random.default_rng(2).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     image = Image.fromarray(smooth).resize((450, 343), Image.Resampling.BICUBIC).convert(mode)
     image.save(tmp_path / "a.tif")
@@ -614,7 +655,8 @@ def test_a_truncated_jpeg_is_called_damaged(tmp_path: Path, working_size: int) -
 
 @pytest.mark.parametrize("suffix", sorted(IMAGE_SUFFIXES))
 @pytest.mark.parametrize(
-    "content", [b"just a text, not a photograph\n" * 20, b"\0" * 500, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
+    "content",
+    [b"just a text, not a photograph\n" * 20, b"\0" * 500, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"],
 )
 def test_other_content_under_an_image_name(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"a{suffix}"
@@ -693,7 +735,9 @@ def test_flipped_bytes_give_pixels_or_an_image_error(tmp_path: Path, monkeypatch
     kinds, messages = set(), []
     for suffix in ("jpg", "png", "webp", "tif", "gif", "bmp", "ppm", "jp2"):
         path = tmp_path / f"a.{suffix}"
-        Image.fromarray(quadrants(24, 32)).save(path, **({"exif": exif} if suffix in {"jpg", "png", "webp", "tif"} else {}))
+        Image.fromarray(quadrants(24, 32)).save(
+            path, **({"exif": exif} if suffix in {"jpg", "png", "webp", "tif"} else {})
+        )
         whole = np.frombuffer(path.read_bytes(), np.uint8)
         for _ in range(40):
             data = whole.copy()
@@ -723,7 +767,9 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
 
 def test_nothing_leaks_to_the_terminal(tmp_path: Path) -> None:
     """Python's warnings, Pillow's log records and what C libraries print all stay silent, for good and for damaged files."""
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x0e\x01\x02\0\xff\xff\0\0\xff\0\0\0\x12\x01"  # cut off within its second entry
+    exif = (
+        b"Exif\0\0II*\0\x08\0\0\0\x05\0\x0e\x01\x02\0\xff\xff\0\0\xff\0\0\0\x12\x01"  # cut off within its second entry
+    )
     whole = jpeg_bytes(tmp_path, exif=exif)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -32,7 +32,10 @@ def slow_parents(p, masks, threshold, contradiction):
         fits = [
             i
             for i, whole in enumerate(masks)
-            if p[i, j] > threshold and p[i, j] > p[j, i] and whole.sum() > part.sum() and (whole & part).sum() >= contradiction * part.sum()
+            if p[i, j] > threshold
+            and p[i, j] > p[j, i]
+            and whole.sum() > part.sum()
+            and (whole & part).sum() >= contradiction * part.sum()
         ]
         parents.append(min(fits, key=lambda i: (masks[i].sum(), i), default=-1))
     return tuple(parents)

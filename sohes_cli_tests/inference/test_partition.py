@@ -97,7 +97,10 @@ def test_granularity_runs_from_the_roots_to_the_deepest_level():
 def test_the_file_holds_the_ids_in_16_bits(tmp_path):
     record = make_record()
     large = replace(
-        record, annotations=tuple(replace(a, id=a.id + 60000, parent=a.parent and a.parent + 60000) for a in record.annotations)
+        record,
+        annotations=tuple(
+            replace(a, id=a.id + 60000, parent=a.parent and a.parent + 60000) for a in record.annotations
+        ),
     )
     ids, picture = write_partition(tmp_path, np.zeros((36, 40, 3), np.uint8), large, 1)
     assert (ids, picture) == (tmp_path / "sub/a.jpg.partition.png", tmp_path / "sub/a.jpg.partition.jpg")

@@ -36,7 +36,12 @@ def random_logits(size, seed=0):
     rng = np.random.default_rng(seed)
     height, width = cells_of(size)
     noise = rng.normal(0, 1, (8, height, width))
-    logits = np.stack([gaussian_filter(map_, sigma) * (1 + 4 * sigma) for map_, sigma in zip(noise, [0, 0, 1, 1, 2, 2, 3, 3], strict=True)])
+    logits = np.stack(
+        [
+            gaussian_filter(map_, sigma) * (1 + 4 * sigma)
+            for map_, sigma in zip(noise, [0, 0, 1, 1, 2, 2, 3, 3], strict=True)
+        ]
+    )
     single = np.full((4, height, width), -1.0)
     single[1] = 2.0
     single[2, -1, -1] = 3.0
@@ -65,7 +70,9 @@ def test_masks_are_the_bilinear_interpolation_of_everything(size, target):
 @pytest.mark.parametrize("size", [(32, 48), (61, 35)])
 def test_at_the_networks_own_size_masks_are_those_of_mask2former(size):
     logits = random_logits(size, seed=1)
-    padded = functional.interpolate(torch.from_numpy(logits)[None], scale_factor=4, mode="bilinear", align_corners=False)[0]
+    padded = functional.interpolate(
+        torch.from_numpy(logits)[None], scale_factor=4, mode="bilinear", align_corners=False
+    )[0]
     expected = padded[:, : size[0], : size[1]].numpy()
     masks = np.stack(list(upsample_masks(logits, size, *size)))
     clear = np.abs(expected) > CLEAR
@@ -155,4 +162,6 @@ def test_ancestor_probabilities_are_those_of_the_chosen_queries_of_the_last_stag
     output = output_of(np.ones((4, 8, 8)), [0.9] * 4)
     everything = head(output.queries[-1, 0]).sigmoid().detach().numpy()
     chosen = np.array([3, 0, 2])
-    np.testing.assert_allclose(ancestor_probabilities(head, output, 0, chosen), everything[np.ix_(chosen, chosen)], rtol=1e-5)
+    np.testing.assert_allclose(
+        ancestor_probabilities(head, output, 0, chosen), everything[np.ix_(chosen, chosen)], rtol=1e-5
+    )

@@ -21,7 +21,9 @@ N = 12
 def make_prediction(height=36, width=40, n=N, seed=0):
     packed = PackedMasks.from_masks(nested_boxes(n, seed))
     probabilities = np.random.default_rng(seed).random((n, n), dtype=np.float32)
-    return Prediction("sub/a.jpg", height, width, packed, np.linspace(0.9, 0.1, n), build_forest(packed, 0.75), probabilities)
+    return Prediction(
+        "sub/a.jpg", height, width, packed, np.linspace(0.9, 0.1, n), build_forest(packed, 0.75), probabilities
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(36, 40), (72, 80), (37, 95), (400, 41)])

@@ -66,7 +66,9 @@ def test_predictions_do_not_depend_on_the_batch(segmenter):
 
 def test_the_forest_is_of_the_head_or_of_geometry_and_all_else_is_the_same():
     by_head, by_geometry = (
-        Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(forest=forest), device="cpu", precision="fp32")(photograph(60, 80))
+        Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(forest=forest), device="cpu", precision="fp32")(
+            photograph(60, 80)
+        )
         for forest in ("head", "geometry")
     )
     np.testing.assert_array_equal(by_head.masks, by_geometry.masks)
@@ -77,10 +79,14 @@ def test_the_forest_is_of_the_head_or_of_geometry_and_all_else_is_the_same():
 
 def test_masks_are_limited_by_number_and_score(segmenter):
     everything = segmenter(photograph(60, 80))
-    few = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(max_masks=3), device="cpu", precision="fp32")(photograph(60, 80))
+    few = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(max_masks=3), device="cpu", precision="fp32")(
+        photograph(60, 80)
+    )
     assert few.scores.tolist() == everything.scores[:3].tolist()
     least = float(everything.scores[2])
-    sure = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(min_score=least), device="cpu", precision="fp32")(photograph(60, 80))
+    sure = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(min_score=least), device="cpu", precision="fp32")(
+        photograph(60, 80)
+    )
     assert sure.scores.tolist() == everything.scores[:3].tolist()
 
 
@@ -105,8 +111,12 @@ def test_the_image_size_decides_what_the_model_sees(tmp_path):
 
 
 def test_bf16_gives_nearly_the_same_scores():
-    half = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(nms_iou=1.0), device="cpu", precision="bf16")(photograph(60, 80))
-    full = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(nms_iou=1.0), device="cpu", precision="fp32")(photograph(60, 80))
+    half = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(nms_iou=1.0), device="cpu", precision="bf16")(
+        photograph(60, 80)
+    )
+    full = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(nms_iou=1.0), device="cpu", precision="fp32")(
+        photograph(60, 80)
+    )
     assert half.scores.dtype == np.float64
     assert half.scores[0] == pytest.approx(full.scores[0], rel=0.05)
 
@@ -166,16 +176,21 @@ def test_a_model_works_with_the_settings_that_its_file_names_unless_others_are_g
     assert Segmenter.load(save_tiny(tmp_path / "run"), device="cpu").config == SegmentConfig()
 
 
-@pytest.mark.parametrize("own", [{"views": 99}, {"views": True}, {"image_size": "96"}, {"image_size": 5}, {"forest": "head"}, [], None])
+@pytest.mark.parametrize(
+    "own", [{"views": 99}, {"views": True}, {"image_size": "96"}, {"image_size": 5}, {"forest": "head"}, [], None]
+)
 def test_wrong_settings_of_a_file_are_told_apart_from_wrong_ones_that_are_given(tmp_path, own):
-    with pytest.raises(WeightsError, match=r"own\.safetensors names settings of its own that are wrong: .*\. It is of another version"):
+    with pytest.raises(
+        WeightsError, match=r"own\.safetensors names settings of its own that are wrong: .*\. It is of another version"
+    ):
         Segmenter.load(model_with_own(tmp_path, own), device="cpu")
     with pytest.raises(ConfigError, match=r"segment\.views"):
         Segmenter.load(model_with_own(tmp_path, {}), device="cpu", views=99)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "word"), [({"image_size": 16}, "--size"), ({"precision": "fp8"}, "fp8"), ({"device": "abacus"}, "abacus")]
+    ("arguments", "word"),
+    [({"image_size": 16}, "--size"), ({"precision": "fp8"}, "fp8"), ({"device": "abacus"}, "abacus")],
 )
 def test_arguments_out_of_range_are_refused(arguments, word):
     with pytest.raises(UsageError, match=word):
@@ -183,7 +198,8 @@ def test_arguments_out_of_range_are_refused(arguments, word):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"forest": "tree"}, {"min_score": 1.5}, {"max_masks": 0}, {"nms_iou": 0.0}, {"refine": "crf"}, {"views": 0}]
+    "setting",
+    [{"forest": "tree"}, {"min_score": 1.5}, {"max_masks": 0}, {"nms_iou": 0.0}, {"refine": "crf"}, {"views": 0}],
 )
 def test_settings_out_of_range_are_refused(setting):
     with pytest.raises(ConfigError, match=next(iter(setting))):

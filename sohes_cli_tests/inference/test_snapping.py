@@ -35,7 +35,9 @@ def iou(mask: np.ndarray, other: np.ndarray) -> float:
 
 def blocky(mask: np.ndarray, side: int = 16) -> np.ndarray:
     """What is left of a mask that is known for one pixel in a square of pixels."""
-    return np.kron(mask[side // 2 :: side, side // 2 :: side], np.ones((side, side), bool))[: mask.shape[0], : mask.shape[1]]
+    return np.kron(mask[side // 2 :: side, side // 2 :: side], np.ones((side, side), bool))[
+        : mask.shape[0], : mask.shape[1]
+    ]
 
 
 def test_a_crude_mask_of_a_thing_becomes_the_thing() -> None:
@@ -70,7 +72,9 @@ def test_of_masks_that_become_the_same_the_best_is_left_with_its_score_and_query
 def test_pixels_of_another_size_are_those_of_the_same_photograph() -> None:
     pixels, disc = scene()
     large = pixels.repeat(3, 0).repeat(3, 1)
-    one, other = (next(iter(snap_masks(found(np.roll(disc, 6, 1)), image, SegmentConfig()).masks)) for image in (pixels, large))
+    one, other = (
+        next(iter(snap_masks(found(np.roll(disc, 6, 1)), image, SegmentConfig()).masks)) for image in (pixels, large)
+    )
     assert iou(one, other) > 0.98
 
 

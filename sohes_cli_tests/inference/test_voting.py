@@ -18,7 +18,9 @@ from sohes_cli.inference.voting import View, ViewMasks, elect, on_grid, views_of
 
 def view_masks(logits, scores, seed=0):
     ancestors = np.random.default_rng(seed).random((len(scores),) * 2, np.float32)
-    return ViewMasks(torch.from_numpy(np.ascontiguousarray(logits, np.float32)), np.array(scores, np.float64), ancestors)
+    return ViewMasks(
+        torch.from_numpy(np.ascontiguousarray(logits, np.float32)), np.array(scores, np.float64), ancestors
+    )
 
 
 def random_view(seed, count=9, height=20, width=28):
@@ -40,7 +42,10 @@ def plain_elect(views):
     for k, own in enumerate(masks):
         for i, mask in enumerate(own):
             seen = zip(masks, views, strict=True)
-            best = [max(s * plain_iou(mask, m) ** 4 for m, s in zip(other, view.scores, strict=True)) for other, view in seen]
+            best = [
+                max(s * plain_iou(mask, m) ** 4 for m, s in zip(other, view.scores, strict=True))
+                for other, view in seen
+            ]
             votes[k, i] = sum(best) / len(views)
     kept = []
     for k, i in sorted(votes, key=votes.get, reverse=True):
@@ -80,7 +85,10 @@ def test_votes_are_those_of_the_formula(seed, count):
 
 def test_what_all_views_show_beats_what_one_is_sure_of():
     both, alone = (6.0, 6.0, 4.0), (13.0, 20.0, 4.0)
-    one, other = view_masks(disc_logits([both, alone], 20, 28), [0.6, 0.9]), view_masks(disc_logits([both], 20, 28), [0.6])
+    one, other = (
+        view_masks(disc_logits([both, alone], 20, 28), [0.6, 0.9]),
+        view_masks(disc_logits([both], 20, 28), [0.6]),
+    )
     elected = elect([one, other])
     assert elected.scores == pytest.approx([0.6, 0.45])
     np.testing.assert_array_equal(elected.logits[0] > 0, one.logits[0].numpy() > 0)
@@ -137,14 +145,18 @@ def test_the_first_views_are_the_photograph_and_its_mirror_image_at_the_size_of_
 
 
 def segmenter_of(min_score=0.0, **settings):
-    return Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(min_score=min_score, **settings), device="cpu", precision="fp32")
+    return Segmenter(
+        tiny_model(), IMAGE_SIZE, SegmentConfig(min_score=min_score, **settings), device="cpu", precision="fp32"
+    )
 
 
 def test_a_mirrored_photograph_has_the_mirrored_prediction():
     """One view alone does not: an untrained network tells left from right."""
     photo = photograph(96, 64, seed=3)  # of the model's own size, so that no rounding of sizes tells the views apart
     for views, limit in ((2, 0.01), (8, 0.05)):
-        upright, mirrored = (segmenter_of(views=views)(np.ascontiguousarray(pixels)) for pixels in (photo, photo[:, ::-1]))
+        upright, mirrored = (
+            segmenter_of(views=views)(np.ascontiguousarray(pixels)) for pixels in (photo, photo[:, ::-1])
+        )
         assert len(upright) == len(mirrored) > 0
         np.testing.assert_allclose(upright.scores, mirrored.scores, rtol=0.02)
         assert (upright.masks != mirrored.masks[:, :, ::-1]).mean() < limit
@@ -192,7 +204,9 @@ def test_the_forest_of_votes_is_of_the_head_or_of_geometry():
     assert by_geometry.forest == geometric_forest(by_geometry.packed)
 
 
-@pytest.mark.parametrize(("views", "words"), [(1, "Lower --batch-size or --size"), (8, "Lower --batch-size, --views or --size")])
+@pytest.mark.parametrize(
+    ("views", "words"), [(1, "Lower --batch-size or --size"), (8, "Lower --batch-size, --views or --size")]
+)
 def test_a_device_without_memory_for_the_views_is_told_of(monkeypatch, views, words):
     def out_of_memory(*_arguments):
         raise torch.OutOfMemoryError
@@ -211,7 +225,9 @@ def test_a_gpu_gives_the_votes_of_the_cpu(precision):
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     photos = [photograph(60, 80), photograph(140, 30)]
-    on_gpu = Segmenter(tiny_model(), IMAGE_SIZE, SegmentConfig(views=4, min_score=0.0), device="cuda", precision=precision)
+    on_gpu = Segmenter(
+        tiny_model(), IMAGE_SIZE, SegmentConfig(views=4, min_score=0.0), device="cuda", precision=precision
+    )
     for one, other in zip(segmenter_of(views=4).segment_batch(photos), on_gpu.segment_batch(photos), strict=True):
         assert abs(len(one) - len(other)) <= 2
         if precision == "fp32":

@@ -85,7 +85,14 @@ OF_NUMBERS: dict[tuple[str, bool], Callable[..., Any]] = {  # name, whether of f
     ("div", False): lambda a, b, out: np.floor_divide(a - np.fmod(a, b), b, out=out),  # towards zero
 }  # fmt: skip
 COMPARISONS = {"eq": np.equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
-REDUCTIONS = {"add": np.add, "min": np.minimum, "max": np.maximum, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+REDUCTIONS = {
+    "add": np.add,
+    "min": np.minimum,
+    "max": np.maximum,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+    "xor": np.bitwise_xor,
+}
 
 
 def _only(instruction: Instruction, *allowed: tuple[str, ...]) -> None:
@@ -97,7 +104,11 @@ def _only(instruction: Instruction, *allowed: tuple[str, ...]) -> None:
 def _unary(warp: Warp, at: Instruction) -> Step:
     _only(at, ())
     name, kind = at.opcode
-    return partial(UNARY[name], warp.source(at.operands[1], kind), out=warp.target(at.operands[0], "b32" if name == "popc" else kind))
+    return partial(
+        UNARY[name],
+        warp.source(at.operands[1], kind),
+        out=warp.target(at.operands[0], "b32" if name == "popc" else kind),
+    )
 
 
 def _binary(warp: Warp, at: Instruction) -> Step:
@@ -105,7 +116,13 @@ def _binary(warp: Warp, at: Instruction) -> Step:
     result, first, second = at.operands
     if modifiers == ["wide"]:
         wide = kind[0] + "64"
-        return partial(np.multiply, warp.source(first, kind), warp.source(second, kind), out=warp.target(result, wide), dtype=TYPES[wide])
+        return partial(
+            np.multiply,
+            warp.source(first, kind),
+            warp.source(second, kind),
+            out=warp.target(result, wide),
+            dtype=TYPES[wide],
+        )
     _only(at, (), ("rn",), *([("lo",)] if name == "mul" else []))
     function = OF_NUMBERS.get((name, kind[0] == "f"), BINARY[name])
     amount = warp.source(second, "u32" if name in ("shl", "shr") else kind)
@@ -164,7 +181,12 @@ def _rough_square_root(x: Array, target: Array, smallest: float) -> None:
 def _compare(warp: Warp, at: Instruction) -> Step:
     _, comparison, kind = at.opcode
     function = np.not_equal if comparison == ("neu" if kind[0] == "f" else "ne") else COMPARISONS[comparison]
-    return partial(function, warp.source(at.operands[1], kind), warp.source(at.operands[2], kind), out=warp.target(at.operands[0], "pred"))
+    return partial(
+        function,
+        warp.source(at.operands[1], kind),
+        warp.source(at.operands[2], kind),
+        out=warp.target(at.operands[0], "pred"),
+    )
 
 
 def _select(warp: Warp, at: Instruction) -> Step:
@@ -190,7 +212,9 @@ def _move(warp: Warp, at: Instruction) -> Step:
         return partial(np.copyto, warp.target(result, kind), warp.source(given, kind))
     names = re.findall(r"[%\w]+", result if "{" in result else given)
     part = f"b{int(kind[1:]) // len(names)}"
-    whole = (warp.source(given, kind) if "{" in result else warp.target(result, kind)).view(TYPES[part]).reshape(LANES, -1)
+    whole = (
+        (warp.source(given, kind) if "{" in result else warp.target(result, kind)).view(TYPES[part]).reshape(LANES, -1)
+    )
     columns = [(name, whole[:, k]) for k, name in enumerate(names) if name != "_"]
     if "{" in result:
         pairs = [(warp.target(name, part), column) for name, column in columns]

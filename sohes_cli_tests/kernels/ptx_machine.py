@@ -116,7 +116,9 @@ class Program:
                 self.labels[label[1]] = len(self.instructions)
             elif parts := re.fullmatch(r"(@!?%\w+)?\s*([a-z][\w.:]*)\s*([^;]*);", statement):
                 operands = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,\s]+", parts[3])
-                self.instructions.append(Instruction(line, source, parts[1] or "", tuple(parts[2].split(".")), tuple(operands)))
+                self.instructions.append(
+                    Instruction(line, source, parts[1] or "", tuple(parts[2].split(".")), tuple(operands))
+                )
 
 
 class Memory:
@@ -162,7 +164,12 @@ class Memory:
     def _places(self, instruction: Instruction, address: Array, size: int) -> Array:
         """The indices of the bytes of an access, [threads, size], if all of them are in arrays."""
         places = address[:, None] + np.arange(size)
-        if (address % size).any() or (places < 0).any() or (places >= len(self.bytes)).any() or (self.owners[places] < 0).any():
+        if (
+            (address % size).any()
+            or (places < 0).any()
+            or (places >= len(self.bytes)).any()
+            or (self.owners[places] < 0).any()
+        ):
             raise MemoryAccessError(f"{instruction} at {sorted(set(address.tolist()))}, arrays at {self.addresses}")
         return places
 
@@ -177,7 +184,8 @@ class Memory:
             in_race = is_raced & (self.owners == number)
             words = np.unique((np.flatnonzero(in_race) - self.addresses[name]) // 4)
             lines = [
-                {at.source for _, at, is_store, places in self.log if is_store == kind and in_race[places].any()} for kind in (True, False)
+                {at.source for _, at, is_store, places in self.log if is_store == kind and in_race[places].any()}
+                for kind in (True, False)
             ]
             self.races.append(Race(name, tuple(words.tolist()), *(tuple(sorted(of_kind)) for of_kind in lines)))
         self.log.clear()
@@ -187,7 +195,12 @@ class Warp:
     """The registers of 32 threads and the place where they are in the program; instructions become functions when they are first met."""
 
     def __init__(
-        self, number: int, program: Program, memories: dict[str, Memory], specials: dict[str, Any], rng: np.random.Generator
+        self,
+        number: int,
+        program: Program,
+        memories: dict[str, Memory],
+        specials: dict[str, Any],
+        rng: np.random.Generator,
     ) -> None:
         self.number, self.program, self.memories = number, program, memories
         self.specials = specials | {"%tid.x": EVERY_LANE + LANES * number}
@@ -253,7 +266,9 @@ class Warp:
         while self.program.instructions[end].opcode[0] not in ("bar", "bra", "ret"):
             end += 1
         last = self.program.instructions[end]
-        if last.opcode not in (("bar", "sync"), ("bra",), ("bra", "uni"), ("ret",)) or (last.opcode[0] != "bra" and last.guard):
+        if last.opcode not in (("bar", "sync"), ("bra",), ("bra", "uni"), ("ret",)) or (
+            last.opcode[0] != "bra" and last.guard
+        ):
             last.is_unknown()
         return [step_of(self, instruction) for instruction in self.program.instructions[start:end]], end
 
@@ -300,9 +315,15 @@ def execute(
     arrays = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}
     memory = Memory(arrays, GAP_BYTES, is_strict=True, rng=rng)
     shared = Memory({SHARED: rng.integers(256, size=shared_bytes, dtype=np.uint8)}, 0, is_strict=False, rng=rng)
-    values = [memory.addresses.get(name, value) for name, value in arguments.items()] + [0] * (len(program.parameters) - len(arguments))
-    specials: dict[str, Any] = dict(zip(program.parameters, map(np.int64, values), strict=True)) | {"%ctaid.x": program_id}
-    warps = [Warp(number, program, {"global": memory, "shared": shared}, specials, rng) for number in range(program.n_warps)]
+    values = [memory.addresses.get(name, value) for name, value in arguments.items()] + [0] * (
+        len(program.parameters) - len(arguments)
+    )
+    specials: dict[str, Any] = dict(zip(program.parameters, map(np.int64, values), strict=True)) | {
+        "%ctaid.x": program_id
+    }
+    warps = [
+        Warp(number, program, {"global": memory, "shared": shared}, specials, rng) for number in range(program.n_warps)
+    ]
     with np.errstate(all="ignore"):
         while not all(warp.is_done for warp in warps):
             for number in ORDERS[order](len(warps), rng):

@@ -56,7 +56,9 @@ def random_parents(n, generator):
 def random_inputs(shape, dtype=torch.float64, *, per_layer=False, matched=0.7, seed=0):
     layers, images, n, channels = shape
     generator = torch.Generator().manual_seed(seed)
-    queries, w1, w2 = (torch.randn(size, generator=generator) for size in (shape, (channels, channels), (channels, channels)))
+    queries, w1, w2 = (
+        torch.randn(size, generator=generator) for size in (shape, (channels, channels), (channels, channels))
+    )
     leading = (layers, images) if per_layer else (images,)
     forests = [forest_intervals(random_parents(n, generator)) for _ in range(math.prod(leading))]
     nothing = [torch.zeros(0, dtype=torch.int32)]
@@ -74,7 +76,11 @@ def matrix(ancestors):
 def results(inputs, backend, dtype=None, device="cpu"):
     """The loss and its gradients by name, for weights of the losses that differ."""
     floats = [t.to(device=device, dtype=dtype or t.dtype).detach().requires_grad_() for t in inputs[:3]]
-    ancestors = tuple(t.to(device) for t in inputs.ancestors) if isinstance(inputs.ancestors, tuple) else inputs.ancestors.to(device)
+    ancestors = (
+        tuple(t.to(device) for t in inputs.ancestors)
+        if isinstance(inputs.ancestors, tuple)
+        else inputs.ancestors.to(device)
+    )
     loss = ancestor_loss(*floats, ancestors, inputs.is_matched.to(device), backend=backend)
     upstream = torch.linspace(0.5, 2, loss.numel(), device=device, dtype=loss.dtype).reshape(loss.shape)
     gradients = torch.autograd.grad(loss, floats, upstream)
@@ -105,9 +111,15 @@ def check_variants(device):
     check_kernel(inputs._replace(ancestors=tuple(t.long() for t in inputs.ancestors)), device)
     check_kernel(inputs._replace(queries=inputs.queries * 30), device)
     few = random_inputs((2, 3, 17, 16), torch.float32)
-    check_kernel(few._replace(is_matched=torch.arange(17) % 8 > torch.tensor([[7], [6], [5]])), device)  # 0, 2 and 4 in an image
-    check_kernel(few._replace(is_matched=torch.arange(17) == torch.tensor([[-1], [0], [16]])), device)  # 0 and 1: no loss
-    check_kernel(random_inputs((1, 1, 1031, 16), torch.float32, matched=0.07), device)  # more queries than are listed at once
+    check_kernel(
+        few._replace(is_matched=torch.arange(17) % 8 > torch.tensor([[7], [6], [5]])), device
+    )  # 0, 2 and 4 in an image
+    check_kernel(
+        few._replace(is_matched=torch.arange(17) == torch.tensor([[-1], [0], [16]])), device
+    )  # 0 and 1: no loss
+    check_kernel(
+        random_inputs((1, 1, 1031, 16), torch.float32, matched=0.07), device
+    )  # more queries than are listed at once
     dense = inputs._replace(ancestors=matrix(inputs.ancestors))
     wanted = results(inputs, "triton", device=device)
     strided = Inputs(
@@ -122,7 +134,11 @@ def check_variants(device):
     for name, other in {"dense": dense, "strided": strided, "transposed": transposed, "again": inputs}.items():
         for key, value in results(other, "triton", device=device).items():
             # a product of a strided matrix may add up in another order
-            assert torch.allclose(value, wanted[key], rtol=1e-4, atol=1e-6) if name == "strided" else torch.equal(value, wanted[key]), name
+            assert (
+                torch.allclose(value, wanted[key], rtol=1e-4, atol=1e-6)
+                if name == "strided"
+                else torch.equal(value, wanted[key])
+            ), name
     poisoned = inputs.queries.masked_fill(~inputs.is_matched[..., None], math.nan)
     for key, value in results(inputs._replace(queries=poisoned), "triton", device=device).items():
         assert torch.equal(value, wanted[key]), key
@@ -154,7 +170,9 @@ def largest_tensor(shape):
     class Record(TorchDispatchMode):
         def __torch_dispatch__(self, func, _types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            sizes.extend(t.nbytes for t in (out if isinstance(out, tuple | list) else [out]) if isinstance(t, torch.Tensor))
+            sizes.extend(
+                t.nbytes for t in (out if isinstance(out, tuple | list) else [out]) if isinstance(t, torch.Tensor)
+            )
             return out
 
     inputs = random_inputs(shape, torch.float32, matched=1.0)
@@ -211,7 +229,14 @@ def test_intervals_of_a_chain_deeper_than_the_stack():
 
 @pytest.mark.parametrize(
     ("parents", "message"),
-    [([1, 0, -1], "cycle"), ([0], "cycle"), ([-1, 2], "found -1..2"), ([-2], "found -2"), ([[-1]], "integers"), ([0.5], "integers")],
+    [
+        ([1, 0, -1], "cycle"),
+        ([0], "cycle"),
+        ([-1, 2], "found -1..2"),
+        ([-2], "found -2"),
+        ([[-1]], "integers"),
+        ([0.5], "integers"),
+    ],
 )
 def test_a_graph_that_is_no_forest_is_refused(parents, message):
     with pytest.raises(ValueError, match=message):
@@ -230,7 +255,10 @@ def test_reference_equals_a_double_loop():
             losses = []
             rows = inputs.is_matched[layer, image].nonzero().flatten().tolist()
             for i, j in ((i, j) for i in rows for j in rows if i != j):
-                ancestor, descendant = inputs.queries[layer, image, i] @ inputs.w1, inputs.queries[layer, image, j] @ inputs.w2
+                ancestor, descendant = (
+                    inputs.queries[layer, image, i] @ inputs.w1,
+                    inputs.queries[layer, image, j] @ inputs.w2,
+                )
                 probability = 1 / (1 + math.exp(-float(ancestor @ descendant) / math.sqrt(5)))
                 losses.append(-math.log(probability if target[layer, image, i, j] else 1 - probability))
             assert float(loss[layer, image]) == pytest.approx(sum(losses) / len(losses), rel=1e-10)
@@ -241,7 +269,9 @@ def test_reference_passes_gradcheck(dense):
     inputs = random_inputs((2, 2, 6, 4))
     ancestors = matrix(inputs.ancestors) if dense else inputs.ancestors
     floats = tuple(t.requires_grad_() for t in inputs[:3])
-    assert torch.autograd.gradcheck(lambda q, w1, w2: ancestor_loss(q, w1, w2, ancestors, inputs.is_matched, backend="reference"), floats)
+    assert torch.autograd.gradcheck(
+        lambda q, w1, w2: ancestor_loss(q, w1, w2, ancestors, inputs.is_matched, backend="reference"), floats
+    )
 
 
 @EVERY_DTYPE
@@ -269,7 +299,9 @@ def test_a_blind_head_loses_log_2_and_a_perfect_one_nothing():
     identity = torch.eye(6, dtype=torch.float64)
     perfect = ancestor_loss(identity[None, None], 100 * signs, identity, *inputs[3:])
     assert perfect.item() < 1e-15
-    assert ancestor_loss(identity[None, None], -100 * signs, identity, *inputs[3:]).item() == pytest.approx(100 / math.sqrt(6))
+    assert ancestor_loss(identity[None, None], -100 * signs, identity, *inputs[3:]).item() == pytest.approx(
+        100 / math.sqrt(6)
+    )
 
 
 def test_reference_ignores_what_is_not_matched():
@@ -355,7 +387,9 @@ def test_memory_grows_with_the_queries_and_not_with_their_pairs():
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 def test_kernels_compile_within_the_means_of_the_gpu(capability, dtype):
     cases = [(256, False, True), (5, False, False), (100, True, True), (384, False, True)]
-    for channels, dense, with_gradient in cases[: 1 if dtype == torch.float16 else None]:  # the same instructions as bfloat16's
+    for channels, dense, with_gradient in cases[
+        : 1 if dtype == torch.float16 else None
+    ]:  # the same instructions as bfloat16's
         kernels = compile_launches(launch_kernels, channels, dtype, dense, with_gradient, capability=capability)
         assert [kernel.name for kernel in kernels] == ["_list_matched_kernel", "_pair_loss_kernel"]
         for kernel in kernels:

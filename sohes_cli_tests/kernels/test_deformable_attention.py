@@ -83,7 +83,9 @@ def run(tensors, shapes, backend="reference", precision=None):
 
 def truth(tensors, shapes):
     """What `run` gives in float64 by the reference for the same numbers, on the CPU."""
-    return run({name: tensor.cpu().double() for name, tensor in tensors.items()}, shapes, precision=tensors["value"].dtype)
+    return run(
+        {name: tensor.cpu().double() for name, tensor in tensors.items()}, shapes, precision=tensors["value"].dtype
+    )
 
 
 def check(tensors, shapes, backend):
@@ -129,7 +131,18 @@ def special_points(shape, dtype=torch.float32):
     """One query at each pair of remarkable coordinates of a map: borders, centers, corners, just and far outside, no numbers."""
 
     def coordinates(size):
-        near = [0, 1, 0.5 / size, 1 - 0.5 / size, 1 / size, 0.5, -0.5 / size, 1 + 0.5 / size, -0.25 / size, 1 + 0.25 / size]
+        near = [
+            0,
+            1,
+            0.5 / size,
+            1 - 0.5 / size,
+            1 / size,
+            0.5,
+            -0.5 / size,
+            1 + 0.5 / size,
+            -0.25 / size,
+            1 + 0.25 / size,
+        ]
         return [*near, -3, 77.7, 1e30, -1e30, math.nan, math.inf, -math.inf]
 
     points = list(itertools.product(coordinates(shape[1]), coordinates(shape[0])))
@@ -163,7 +176,9 @@ def test_float64_is_the_loop_at_special_points(shape, backend):
 def test_reference_passes_gradcheck(name):
     case = replace(CASES[name], channels=2, queries=3)
     leaves = [tensor.requires_grad_() for tensor in make(case).values()]
-    assert torch.autograd.gradcheck(lambda v, x, w: deformable_attention(v, case.shapes, x, w, backend="reference"), leaves)
+    assert torch.autograd.gradcheck(
+        lambda v, x, w: deformable_attention(v, case.shapes, x, w, backend="reference"), leaves
+    )
 
 
 @DTYPES
@@ -198,7 +213,8 @@ def check_special_points(shape, backend):
     check(tensors, [shape], backend)
     results = run(tensors, [shape], backend)
     lost = (
-        ~tensors["sampling_locations"].isfinite().all(-1)[0, :, 0, 0, 0] | (tensors["sampling_locations"].abs() > 2).any(-1)[0, :, 0, 0, 0]
+        ~tensors["sampling_locations"].isfinite().all(-1)[0, :, 0, 0, 0]
+        | (tensors["sampling_locations"].abs() > 2).any(-1)[0, :, 0, 0, 0]
     )
     assert lost.any()
     for name in ("out", "grad sampling_locations", "grad attention_weights"):
@@ -227,7 +243,10 @@ def check_strides(backend):
     assert not any(tensor.is_contiguous() for tensor in strided.values())
     check(strided, case.shapes, backend)
     grads = {}
-    for kind, used in (("strided", strided), ("plain", {name: tensor.contiguous() for name, tensor in strided.items()})):
+    for kind, used in (
+        ("strided", strided),
+        ("plain", {name: tensor.contiguous() for name, tensor in strided.items()}),
+    ):
         leaves = [used[name].detach().requires_grad_() for name in NAMES]
         out = deformable_attention(leaves[0], case.shapes, *leaves[1:], backend=backend)
         grads[kind] = dict(zip(NAMES, torch.autograd.grad(out.sum(), leaves), strict=True))
@@ -278,7 +297,9 @@ def check_accumulation(backend):
         center = torch.full((1, 3, 1, 1, 3, 2), 0.5)
         out = deformable_attention(value, [(1, 1)], center, parts.expand(1, 3, 1, 1, 3), backend=backend)
         assert torch.equal(out, torch.ones_like(out))
-        out = deformable_attention(value, [(1, 1)], center[..., :1, :], torch.ones(1, 3, 1, 1, 1, dtype=dtype), backend=backend)
+        out = deformable_attention(
+            value, [(1, 1)], center[..., :1, :], torch.ones(1, 3, 1, 1, 1, dtype=dtype), backend=backend
+        )
         (grad,) = torch.autograd.grad(out, value, parts[None, :, None].expand_as(out))
         assert torch.equal(grad, torch.ones_like(grad))
 
@@ -292,7 +313,10 @@ def check_compiled(backend):
         return deformable_attention(2 * v, case.shapes, x, w, backend=backend).square()
 
     results = {}
-    for kind, function in (("traced", torch.compile(model, backend="eager", fullgraph=backend == "reference")), ("plain", model)):
+    for kind, function in (
+        ("traced", torch.compile(model, backend="eager", fullgraph=backend == "reference")),
+        ("plain", model),
+    ):
         out = function(*leaves)
         results[kind] = dict(zip(("out", *NAMES), (out, *torch.autograd.grad(out.sum(), leaves)), strict=True))
     assert_near(results["traced"], results["plain"], torch.float32)
@@ -330,7 +354,9 @@ def test_kernels_compile_for_a_gpu(dtype, capability):
     assert [kernel.name for kernel in kernels] == ["_forward_kernel", "_backward_kernel"]
     for kernel in kernels:
         assert kernel.shared_bytes <= SHARED_BYTES[capability]
-        assert kernel.stack_bytes <= {80: 8, 90: 0}[capability]  # spilled registers: on sm_80 the atomic adds need a transposed copy
+        assert (
+            kernel.stack_bytes <= {80: 8, 90: 0}[capability]
+        )  # spilled registers: on sm_80 the atomic adds need a transposed copy
     if capability == 90:
         assert kernels[0].registers <= 64
         assert kernels[1].registers <= 64  # 32 programs of a warp fill the registers of a multiprocessor
@@ -388,7 +414,9 @@ def test_native_offsets_beyond_32_bits():
     value[0, -1] = torch.arange(256, device="cuda").view(8, 32)
     value.requires_grad_()
     location = torch.tensor([1 - 0.5 / width, 1 - 0.5 / height], device="cuda").expand(1, 1, 8, 1, 1, 2)
-    out = deformable_attention(value, [(height, width)], location, torch.ones(1, 1, 8, 1, 1, device="cuda"), backend="triton")
+    out = deformable_attention(
+        value, [(height, width)], location, torch.ones(1, 1, 8, 1, 1, device="cuda"), backend="triton"
+    )
     torch.testing.assert_close(out.detach().float().flatten(), torch.arange(256.0, device="cuda"), rtol=1e-2, atol=0)
     out.sum().backward()
     torch.testing.assert_close(value.grad[0, -1].float(), torch.ones(8, 32, device="cuda"), rtol=1e-2, atol=0)

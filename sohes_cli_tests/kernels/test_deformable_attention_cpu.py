@@ -82,7 +82,10 @@ def test_work_is_split_only_where_it_is_large(monkeypatch):
     monkeypatch.setattr(cpu, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
     case = Case(((4, 4),), heads=3, channels=16, queries=10)
-    for threshold, expected in ((10 * 3 * 16 + 1, []), (10 * 3 * 16, [3, 3])):  # 3 heads keep 3 threads busy, forward and backward
+    for threshold, expected in (
+        (10 * 3 * 16 + 1, []),
+        (10 * 3 * 16, [3, 3]),
+    ):  # 3 heads keep 3 threads busy, forward and backward
         monkeypatch.setattr(cpu, "_THREADED", threshold)
         run(make(case, torch.float32), case.shapes, "cpu")
         assert started == expected
@@ -168,9 +171,15 @@ def test_auto_is_the_compiled_loops_in_every_precision():
 def test_says_why_it_cannot_run():
     tensors = make(ALIGNED, torch.float32)
     elsewhere = {name: tensor.to("meta") for name, tensor in tensors.items()}
-    with pytest.raises(RuntimeError, match="cpu backend of deformable_attention cannot run: the tensors are on meta, not on the CPU"):
+    with pytest.raises(
+        RuntimeError, match="cpu backend of deformable_attention cannot run: the tensors are on meta, not on the CPU"
+    ):
         deformable_attention(**elsewhere, spatial_shapes=ALIGNED.shapes, backend="cpu")
-    assert deformable_attention(**elsewhere, spatial_shapes=ALIGNED.shapes).shape == (2, 80, 128)  # the reference takes them
+    assert deformable_attention(**elsewhere, spatial_shapes=ALIGNED.shapes).shape == (
+        2,
+        80,
+        128,
+    )  # the reference takes them
 
 
 @pytest.mark.parametrize("shape", [(1, 2**24 + 1), (2**15, 2**15)])
@@ -218,7 +227,9 @@ def test_an_exported_model_takes_levels_of_any_size():
 
     dynamic = torch.export.Dim.DYNAMIC
     points = {0: dynamic, 1: dynamic}
-    traced = torch.export.export(_AttendMap(), inputs((6, 10), 2, 5), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, points, points))
+    traced = torch.export.export(
+        _AttendMap(), inputs((6, 10), 2, 5), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, points, points)
+    )
     for shape, batch, queries in (((6, 10), 2, 5), ((11, 4), 3, 7), ((9, 9), 2, 2)):
         maps, *rest = inputs(shape, batch, queries)
         expected = deformable_attention(maps.flatten(2).mT[:, :, None], [shape], *rest, backend="reference")

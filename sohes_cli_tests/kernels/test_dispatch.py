@@ -35,7 +35,9 @@ def test_auto_does_not_interpret_kernels_on_the_cpu():
 
 def test_a_backend_by_name_runs_or_says_why_not():
     assert choose("cpu", triton=can_always_run, cpu=can_always_run) == "cpu"
-    with pytest.raises(RuntimeError, match="the triton backend of an_op cannot run: it is broken; use backend='auto' or 'reference'"):
+    with pytest.raises(
+        RuntimeError, match="the triton backend of an_op cannot run: it is broken; use backend='auto' or 'reference'"
+    ):
         choose("triton", triton=fails, reference=can_always_run)
     with pytest.raises(ValueError, match="backend must be one of auto, reference, triton, not 'cuda'"):
         choose("cuda", triton=can_always_run, reference=can_always_run)
@@ -65,7 +67,10 @@ def test_another_maker_s_gpu_is_named(compiling):
 
 @needs_triton
 def test_another_device_is_named(compiling):
-    assert device_obstacle(torch.device("cpu")) == "the tensors are on cpu, not on a CUDA device (nor is TRITON_INTERPRET=1 set)"
+    assert (
+        device_obstacle(torch.device("cpu"))
+        == "the tensors are on cpu, not on a CUDA device (nor is TRITON_INTERPRET=1 set)"
+    )
     compiling.setenv("TRITON_INTERPRET", "1")
     assert device_obstacle(torch.device("cpu")) == ""
 
@@ -74,7 +79,10 @@ def test_a_missing_package_and_another_type_are_named(compiling):
     compiling.setattr(importlib.util, "find_spec", lambda _: None)
     assert device_obstacle(GPU) == "the package triton is not installed"
     assert triton_obstacle(torch.ones(1)) == "the package triton is not installed"
-    assert triton_obstacle(torch.ones(1), torch.ones(1).double()) == "its kernels take float32, bfloat16 and float16, not torch.float64"
+    assert (
+        triton_obstacle(torch.ones(1), torch.ones(1).double())
+        == "its kernels take float32, bfloat16 and float16, not torch.float64"
+    )
 
 
 def test_arrays_are_merged_without_importing_torch():

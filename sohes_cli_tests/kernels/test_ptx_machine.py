@@ -7,7 +7,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from ptx_machine import ORDERS, DivergenceError, EndlessProgramError, MemoryAccessError, Program, UnknownInstructionError, execute
+from ptx_machine import (
+    ORDERS,
+    DivergenceError,
+    EndlessProgramError,
+    MemoryAccessError,
+    Program,
+    UnknownInstructionError,
+    execute,
+)
 
 N_THREADS = 64
 FRAME = """
@@ -90,7 +98,8 @@ def test_two_warps_that_store_one_word_race_even_with_equal_values():
 
 def test_copies_in_shared_memory_are_no_race():
     values, races = run(
-        "st.shared.b32 [global_smem+4], %r9;\nbar.sync 0;\nld.shared.b32 %r3, [global_smem+4];\nst.global.b32 [%rd3], %r3;", shared_bytes=8
+        "st.shared.b32 [global_smem+4], %r9;\nbar.sync 0;\nld.shared.b32 %r3, [global_smem+4];\nst.global.b32 [%rd3], %r3;",
+        shared_bytes=8,
     )
     assert (values == 7).all()
     assert races == []
@@ -177,9 +186,17 @@ def bits(x):
         ("cvt.u32.u64 %r3, %rd10;\ndiv.s32 %r4, %r3, -2;\ncvt.s64.s32 %rd9, %r4;", (-7,), 3),
         ("cvt.u32.u64 %r3, %rd10;\nrem.s32 %r4, %r3, 4;\ncvt.s64.s32 %rd9, %r4;", (-7,), -3),
         ("mov.b64 {%r3, %r4}, %rd10;\nmov.b64 %rd9, {%r4, %r3};", (3 + (4 << 32),), 4 + (3 << 32)),
-        ("mov.b64 {_, %r4}, %rd10;\nprmt.b32 %r5, %r4, %r9, 0x5410U;\ncvt.u64.u32 %rd9, %r5;", (0x12345678 << 32,), 0x75678),
+        (
+            "mov.b64 {_, %r4}, %rd10;\nprmt.b32 %r5, %r4, %r9, 0x5410U;\ncvt.u64.u32 %rd9, %r5;",
+            (0x12345678 << 32,),
+            0x75678,
+        ),
         ("shfl.sync.idx.b32 %r3, %r1, 5, 31, -1;\ncvt.u64.u32 %rd9, %r3;", (), 5),
-        ("shfl.sync.up.b32 %r3, %r1, 1, 0, -1;\nredux.sync.add.s32 %r4, %r3, -1;\ncvt.u64.u32 %rd9, %r4;", (), 31 * 30 // 2),
+        (
+            "shfl.sync.up.b32 %r3, %r1, 1, 0, -1;\nredux.sync.add.s32 %r4, %r3, -1;\ncvt.u64.u32 %rd9, %r4;",
+            (),
+            31 * 30 // 2,
+        ),
         ("mov.b32 %r3, -1;\nredux.sync.max.u32 %r4, %r1, %r3;\ncvt.u64.u32 %rd9, %r4;", (), 31),
         ("setp.gt.s64 %p2, %rd10, %rd11;\nselp.b64 %rd9, %rd10, %rd11, %p2;", (-5, -9), -5),
         ("max.f64 %rd9, %rd10, %rd11;", (bits(np.nan), bits(2.5)), bits(2.5)),

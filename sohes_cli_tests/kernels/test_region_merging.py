@@ -72,7 +72,9 @@ def test_cpu_is_the_plain_scan_bit_for_bit(name, thresholds):
     assert_identical(run(name, thresholds), expected)
 
 
-@pytest.mark.parametrize("name", ["primes", "quantized", "nearly planar", "three hubs", "some zero", "star of opposites", "two components"])
+@pytest.mark.parametrize(
+    "name", ["primes", "quantized", "nearly planar", "three hubs", "some zero", "star of opposites", "two components"]
+)
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_both_backends_agree_with_a_brute_force(name, backend):
     features, edges = (array[:160] for array in CASES[name])
@@ -90,7 +92,11 @@ def graphs(draw):
     row = st.lists(st.integers(-3, 3), min_size=channels, max_size=channels)
     features = np.array(draw(st.lists(row, min_size=n_regions, max_size=n_regions)), dtype=np.float32)
     region = st.integers(0, n_regions - 1)
-    pairs = draw(st.lists(st.tuples(region, region).filter(lambda pair: pair[0] != pair[1]), max_size=30)) if n_regions > 1 else []
+    pairs = (
+        draw(st.lists(st.tuples(region, region).filter(lambda pair: pair[0] != pair[1]), max_size=30))
+        if n_regions > 1
+        else []
+    )
     steps = draw(st.lists(st.integers(-8, 8), min_size=1, max_size=5, unique=True))
     return features, np.array(pairs, dtype=np.int64).reshape(-1, 2), [step / 8 for step in sorted(steps, reverse=True)]
 
@@ -119,11 +125,15 @@ def test_partitions_nest(name):
     partitions = run(name).partitions
     for finer, coarser in pairwise(partitions):
         assert coarser.max() <= finer.max()
-        assert len(np.unique(np.stack([finer, coarser]), axis=1).T) == finer.max() + 1  # each fine region in one coarse region
+        assert (
+            len(np.unique(np.stack([finer, coarser]), axis=1).T) == finer.max() + 1
+        )  # each fine region in one coarse region
 
 
 def components(n_regions, edges):
-    return connected_components(coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n_regions, n_regions)))[0]
+    return connected_components(
+        coo_array((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(n_regions, n_regions))
+    )[0]
 
 
 @EVERY_CASE
@@ -190,7 +200,13 @@ def test_order_direction_repeats_and_type_of_edges_do_not_matter(name):
     rng = np.random.default_rng(0)
     shuffled = np.concatenate([edges, edges[rng.integers(len(edges), size=40)]])[rng.permutation(len(edges) + 40)]
     turned = np.where(rng.integers(2, size=(len(shuffled), 1)), shuffled[:, ::-1], shuffled)
-    for other in (turned, turned.astype(np.int32), turned.astype(np.uint16), np.asfortranarray(turned), np.repeat(edges, 2, axis=0)[::2]):
+    for other in (
+        turned,
+        turned.astype(np.int32),
+        turned.astype(np.uint16),
+        np.asfortranarray(turned),
+        np.repeat(edges, 2, axis=0)[::2],
+    ):
         assert_identical(merge_region_graph(features, other, THRESHOLDS), run(name, THRESHOLDS))
 
 
@@ -208,10 +224,18 @@ def test_the_layout_and_precision_of_the_features_do_not_matter(name):
     wide[::2, ::3] = features
     frozen = features.copy()
     frozen.flags.writeable = False
-    for same in (np.asfortranarray(features), wide[::2, ::3], features[::-1].copy()[::-1], features.astype(np.float64), frozen):
+    for same in (
+        np.asfortranarray(features),
+        wide[::2, ::3],
+        features[::-1].copy()[::-1],
+        features.astype(np.float64),
+        frozen,
+    ):
         assert_identical(merge_region_graph(same, edges, THRESHOLDS), run(name, THRESHOLDS))
     half = features.astype(np.float16)
-    assert_identical(merge_region_graph(half, edges, THRESHOLDS), merge_region_graph(half.astype(np.float32), edges, THRESHOLDS))
+    assert_identical(
+        merge_region_graph(half, edges, THRESHOLDS), merge_region_graph(half.astype(np.float32), edges, THRESHOLDS)
+    )
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -311,4 +335,7 @@ def test_wrong_backends_and_grids_are_named():
 
 def test_importing_the_package_loads_no_heavy_library():
     command = "import sys, sohes_kernels; print(sorted({'torch', 'numba', 'triton', 'scipy'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout.strip()
+        == "[]"
+    )

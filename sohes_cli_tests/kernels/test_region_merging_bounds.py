@@ -38,7 +38,9 @@ def live_edges(regions, halves):
 
 
 @pytest.mark.parametrize(("many", "reach"), [(0, 0.02), (0, 0.1), (0, 0.3), (12, 0.002)])
-@pytest.mark.parametrize("name", ["uneven sizes", "uneven sizes, wide", "background", "smooth grid", "complete graph", "three hubs"])
+@pytest.mark.parametrize(
+    "name", ["uneven sizes", "uneven sizes, wide", "background", "smooth grid", "complete graph", "three hubs"]
+)
 def test_a_key_is_the_cosine_or_above_it(name, many, reach):
     features, edges = CASES[name]
     pairs = sorted_pairs(edges)

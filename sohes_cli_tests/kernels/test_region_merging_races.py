@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 import torch
 from ptx_machine import ORDERS, MachineError, Program, Race, UnknownInstructionError, execute
-from region_graphs import DOWN_TO_THE_END, background, nearby_edges, normal, random_edges, sorted_pairs, star, with_zeros
+from region_graphs import (
+    DOWN_TO_THE_END,
+    background,
+    nearby_edges,
+    normal,
+    random_edges,
+    sorted_pairs,
+    star,
+    with_zeros,
+)
 from sohes_kernels import grid_edges, merge_region_graph
 from triton_support import compile_launches, needs_triton
 
@@ -41,10 +50,17 @@ CASES = {
     "odd channels": Case(80, [(background(6, 37, 11, 1.0), star(10, 1)), (normal(7, 2, 37), PAIR)]),
     "long rows": Case(90, [(background(8, 300, 9, 0.5), grid_edges(3, 3))]),
     "rows of the model": Case(80, [(background(9, 768, 6, 0.5), grid_edges(2, 3))]),
-    "more edges than a block": Case(90, [(normal(10, 20, 5) + 0.3, random_edges(11, 20, 130))], {"BLOCK_E": 64, "num_warps": 2}),
+    "more edges than a block": Case(
+        90, [(normal(10, 20, 5) + 0.3, random_edges(11, 20, 130))], {"BLOCK_E": 64, "num_warps": 2}
+    ),
     "small blocks": Case(80, [(normal(12, 17, 7) + 0.3, complete(17))], {"BLOCK_E": 128, "BLOCK_N": 4, "num_warps": 4}),
 }
-BEHIND_BARRIERS = ["tl.store(sums_ptr + a * C", "tl.store(norms_ptr + a, norm)", "tl.store(keys_ptr + edge, key", "best, bounds = _rescan("]
+BEHIND_BARRIERS = [
+    "tl.store(sums_ptr + a * C",
+    "tl.store(norms_ptr + a, norm)",
+    "tl.store(keys_ptr + edge, key",
+    "best, bounds = _rescan(",
+]
 
 
 def launch(graphs, blocks):
@@ -53,7 +69,9 @@ def launch(graphs, blocks):
     edges = [sorted_pairs(pairs) for _, pairs in graphs]
     sums = torch.from_numpy(np.concatenate([features for features, _ in graphs]).astype(np.float32))
     pairs = torch.from_numpy(np.concatenate([array[:, 0] << 16 | array[:, 1] for array in edges]).astype(np.int32))
-    starts = [torch.tensor(np.cumsum([0, *map(len, arrays)])) for arrays in ([features for features, _ in graphs], edges)]
+    starts = [
+        torch.tensor(np.cumsum([0, *map(len, arrays)])) for arrays in ([features for features, _ in graphs], edges)
+    ]
     merge_graphs_triton(sums, pairs, *starts, torch.tensor(DOWN_TO_THE_END), most_edges=max(map(len, edges)), **blocks)
 
 
@@ -72,12 +90,16 @@ def merged(launches, parameters, order="ascending"):
     barriers: set[str] = set()
     for launched, program in launches:
         arguments = {
-            name: arrays.setdefault(name, value.copy()) if isinstance(value, np.ndarray) else parameters.get(name, value)
+            name: arrays.setdefault(name, value.copy())
+            if isinstance(value, np.ndarray)
+            else parameters.get(name, value)
             for name, value in launched.arguments.items()
         }
         for number in range(launched.grid[0]):
             try:
-                outcome = execute(program, arguments, shared_bytes=launched.shared_bytes, program_id=number, order=order, seed=number)
+                outcome = execute(
+                    program, arguments, shared_bytes=launched.shared_bytes, program_id=number, order=order, seed=number
+                )
             except UnknownInstructionError as error:  # of another version of Triton
                 pytest.skip(f"{launched.name} has an {error}")
             races += outcome.races
@@ -99,7 +121,10 @@ def is_exact(arrays, graphs):
         pairs = np.stack([arrays["merged_ptr"][place] >> 16, arrays["merged_ptr"][place] & 0xFFFF], axis=1)
         if counts.tolist() != [len(features) - 1 - int(partition.max()) for partition in expected.partitions]:
             return False
-        if pairs.tolist() != expected.pairs.tolist() or arrays["similarities_ptr"][place].tobytes() != expected.similarities.tobytes():
+        if (
+            pairs.tolist() != expected.pairs.tolist()
+            or arrays["similarities_ptr"][place].tobytes() != expected.similarities.tobytes()
+        ):
             return False
         row += len(features)
     return True
@@ -110,7 +135,11 @@ def lines_of_barriers(statement=""):
     path = Path(find_spec("sohes_kernels.region_merging.triton_kernel").origin)
     lines = [line.strip() for line in path.read_text().splitlines()]
     pairs = enumerate(pairwise(lines), start=1)
-    return {f"{path.name}:{n}" for n, (line, after) in pairs if line.startswith("tl.debug_barrier()") and after.startswith(statement)}
+    return {
+        f"{path.name}:{n}"
+        for n, (line, after) in pairs
+        if line.startswith("tl.debug_barrier()") and after.startswith(statement)
+    }
 
 
 def goes_wrong(launches, parameters, graphs):
@@ -146,7 +175,10 @@ def test_a_barrier_that_is_missed_is_found(statement):
 @needs_triton
 @pytest.mark.parametrize(
     ("statement", "parameters", "raced"),
-    [("tl.store(sums_ptr + a * C", {}, {"sums_ptr"}), ("best, bounds = _rescan(", {"many": 0, "round_cost": 0}, {"pairs_ptr", "keys_ptr"})],
+    [
+        ("tl.store(sums_ptr + a * C", {}, {"sums_ptr"}),
+        ("best, bounds = _rescan(", {"many": 0, "round_cost": 0}, {"pairs_ptr", "keys_ptr"}),
+    ],
 )
 def test_a_race_is_named(statement, parameters, raced):
     *others, (launched, program) = compiled("more edges than a block")

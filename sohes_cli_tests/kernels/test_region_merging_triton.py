@@ -65,9 +65,15 @@ def launched(features, edges, thresholds, device, **parameters):
     pairs = torch.tensor(edges[:, 0] << 16 | edges[:, 1], dtype=torch.int32, device=device)
     starts = [torch.tensor([0, len(array)], device=device) for array in (features, edges)]
     levels = torch.tensor(thresholds, dtype=torch.float32, device=device)
-    merged, similarities, counts = merge_graphs_triton(sums, pairs, *starts, levels, most_edges=len(edges), **parameters)
+    merged, similarities, counts = merge_graphs_triton(
+        sums, pairs, *starts, levels, most_edges=len(edges), **parameters
+    )
     n = int(counts[0, -1])
-    return torch.stack([merged >> 16, merged & 0xFFFF], dim=1)[:n].cpu().numpy(), similarities[:n].cpu().numpy(), counts[0].tolist()
+    return (
+        torch.stack([merged >> 16, merged & 0xFFFF], dim=1)[:n].cpu().numpy(),
+        similarities[:n].cpu().numpy(),
+        counts[0].tolist(),
+    )
 
 
 def check_parameters(name, parameters, n_regions=FEW, device="cpu"):
@@ -120,12 +126,16 @@ def check_refusals():
         merge_regions(np.full((2, 3, 3), 1e300), [0.5], backend="triton")
     with pytest.raises(ValueError, match="strictly decreasing"):
         merge_regions(torch.ones(2, 3, 3), [0.5, 0.5], backend="triton")
-    with pytest.raises(RuntimeError, match="cannot run: it takes up to 32,767 regions of 4,096 channels, not 32,768 of 1"):
+    with pytest.raises(
+        RuntimeError, match="cannot run: it takes up to 32,767 regions of 4,096 channels, not 32,768 of 1"
+    ):
         merge_regions(torch.ones(1, 256, 128), [0.5], backend="triton")
     with pytest.raises(RuntimeError, match="not 3 of 4,097"):
         merge_region_graph(np.ones((3, 4097)), np.array([[0, 1]]), [0.5], backend="triton")
     with pytest.raises(RuntimeError, match="graphs of one number of channels, not of 2, 3"):
-        merge_region_graphs([(np.ones((3, 2)), np.array([[0, 1]])), (np.ones((3, 3)), np.array([[0, 1]]))], [0.5], backend="triton")
+        merge_region_graphs(
+            [(np.ones((3, 2)), np.array([[0, 1]])), (np.ones((3, 3)), np.array([[0, 1]]))], [0.5], backend="triton"
+        )
 
 
 # interpreted
@@ -152,7 +162,11 @@ def test_more_edges_than_a_block_and_dead_ones_dropped():
 @needs_triton
 def test_graphs_of_all_sizes_share_a_launch():
     graphs = [(background(1, 6, n, 0.8), grid_edges(1, n)) for n in (2, 1, 17)]
-    graphs += [(smooth(2, 6, 5, 4), grid_edges(5, 4)), (normal(3, 9, 6), np.empty((0, 2), np.int64)), (np.zeros((4, 6)), grid_edges(2, 2))]
+    graphs += [
+        (smooth(2, 6, 5, 4), grid_edges(5, 4)),
+        (normal(3, 9, 6), np.empty((0, 2), np.int64)),
+        (np.zeros((4, 6)), grid_edges(2, 2)),
+    ]
     run_interpreted(check_graphs, graphs)
 
 
@@ -203,7 +217,10 @@ def merge_by_triton():
 
 @needs_triton
 def test_triton_says_why_it_cannot_run():
-    with pytest.raises(RuntimeError, match="the triton backend of region_merging cannot run: the tensors are on cpu, not on a CUDA device"):
+    with pytest.raises(
+        RuntimeError,
+        match="the triton backend of region_merging cannot run: the tensors are on cpu, not on a CUDA device",
+    ):
         compile_launches(merge_by_triton, capability=90)
 
 
@@ -222,7 +239,9 @@ def launch(channels):
     from sohes_kernels.region_merging.triton_kernel import merge_graphs_triton
 
     starts = torch.tensor([0, 12]), torch.tensor([0, 17])
-    merge_graphs_triton(torch.ones(12, channels), torch.zeros(17, dtype=torch.int32), *starts, torch.tensor([0.5, 0.1]), most_edges=17)
+    merge_graphs_triton(
+        torch.ones(12, channels), torch.zeros(17, dtype=torch.int32), *starts, torch.tensor([0.5, 0.1]), most_edges=17
+    )
 
 
 @needs_triton
@@ -261,7 +280,9 @@ def test_native_any_small_graphs():
 
 
 @needs_gpu
-@pytest.mark.parametrize("make", [smooth, lambda seed, c, h, w: background(seed, c, h * w, 1.0)], ids=["smooth", "background"])
+@pytest.mark.parametrize(
+    "make", [smooth, lambda seed, c, h, w: background(seed, c, h * w, 1.0)], ids=["smooth", "background"]
+)
 def test_native_batch_of_real_size_is_exact_and_repeats(make):
     images = np.stack([make(seed, 768, 60, 60).T.reshape(768, 60, 60) for seed in range(4)])
     batch = torch.from_numpy(images).cuda().repeat(40, 1, 1, 1)

@@ -18,7 +18,9 @@ def run_masks(masks, height, width):
     edges = np.diff(np.pad(masks.astype(np.int8), ((0, 0), (1, 1))), axis=1)
     rows, starts = np.nonzero(edges > 0)
     offsets = np.searchsorted(rows, np.arange(len(masks) + 1))
-    return RunMasks(starts.astype(np.int64), np.nonzero(edges < 0)[1].astype(np.int64), offsets.astype(np.int64), height, width)
+    return RunMasks(
+        starts.astype(np.int64), np.nonzero(edges < 0)[1].astype(np.int64), offsets.astype(np.int64), height, width
+    )
 
 
 def of_intervals(intervals, height, width):
@@ -116,7 +118,9 @@ def test_whole_columns_and_runs_over_a_border_of_columns_are_seen_in_all_their_r
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_masks_empty_masks_and_images_without_pixels(backend):
-    none, empty, full = (run_masks(np.full((n, 100), value), 10, 10) for n, value in ((0, False), (3, False), (2, True)))
+    none, empty, full = (
+        run_masks(np.full((n, 100), value), 10, 10) for n, value in ((0, False), (3, False), (2, True))
+    )
     assert run_intersections(none, none, backend=backend).shape == (0, 0)
     assert run_intersections(none, full, backend=backend).shape == (0, 2)
     assert run_intersections(full, none, backend=backend).shape == (2, 0)

@@ -129,7 +129,9 @@ class _OfflineDriver:
         return GPUTarget("cuda", self.capability, 32)
 
 
-def _recorded_launches(function: Callable[..., Any], arguments: tuple[Any, ...], capability: int) -> list[CompiledKernel]:
+def _recorded_launches(
+    function: Callable[..., Any], arguments: tuple[Any, ...], capability: int
+) -> list[CompiledKernel]:
     """What `compile_launches` does, in the process that compiles."""
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
@@ -143,7 +145,10 @@ def _recorded_launches(function: Callable[..., Any], arguments: tuple[Any, ...],
 
     driver.set_active(_OfflineDriver(capability))
     with tempfile.TemporaryDirectory() as folder:
-        with mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": folder}), mock.patch.object(JITFunction, "run", compile_only):
+        with (
+            mock.patch.dict(os.environ, {"TRITON_CACHE_DIR": folder}),
+            mock.patch.object(JITFunction, "run", compile_only),
+        ):
             function(*arguments)
         return [_described(*launch, Path(folder)) for launch in launched]
 

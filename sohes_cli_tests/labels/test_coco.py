@@ -34,7 +34,9 @@ def make_record(file_name, height, width, seed):
     masks[3] = rng.random((height, width)) < 0.3
     parents = [None, 7, 5, None]
     ids = [7, 5, 9, 2]
-    annotations = [annotate(m, i, rng.random(), p, lv) for m, i, p, lv in zip(masks, ids, parents, [0, 1, 2, 0], strict=True)]
+    annotations = [
+        annotate(m, i, rng.random(), p, lv) for m, i, p, lv in zip(masks, ids, parents, [0, 1, 2, 0], strict=True)
+    ]
     return LabelRecord(file_name, height, width, tuple(annotations))
 
 

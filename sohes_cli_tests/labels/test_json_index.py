@@ -17,7 +17,9 @@ from sohes_cli.labels.json_index import ABSENT, INTEGER, OTHER, JsonFile
 
 TEXT = st.text(st.sampled_from('ab"\\/[]{},: \n\t\r\b\x00\x7fé☃𝄞\ud800'), max_size=8) | st.text(max_size=8)
 SCALARS = st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False) | TEXT
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXT, inner, max_size=5), max_leaves=30)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(TEXT, inner, max_size=5), max_leaves=30
+)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -40,7 +42,9 @@ def spaced(value, seed):
         elif isinstance(item, dict):
             text = "{" + (",".join(written(k) + ":" + written(v) for k, v in item.items()) or space()) + "}"
         else:
-            text = json.dumps(item, ensure_ascii=isinstance(item, str) and (rng.random() < 0.5 or not item.isprintable()))
+            text = json.dumps(
+                item, ensure_ascii=isinstance(item, str) and (rng.random() < 0.5 or not item.isprintable())
+            )
         return space() + text + space()
 
     return written(value).encode()
@@ -71,11 +75,19 @@ def test_members_of_an_object_parse_to_its_values(values, seed, is_marked):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.dictionaries(st.sampled_from(["id", "i", "idd", "image_id", 'id"']) | TEXT, VALUES, max_size=5)), st.integers(0, 2**32))
+@given(
+    st.lists(st.dictionaries(st.sampled_from(["id", "i", "idd", "image_id", 'id"']) | TEXT, VALUES, max_size=5)),
+    st.integers(0, 2**32),
+)
 def test_integers_are_those_behind_the_key(objects, seed):
     file = index_of(spaced(objects, seed))
     values, found = file.integers(file.elements(file.start), "id")
-    assert (values.dtype, found.dtype, values.shape, found.shape) == (np.int64, np.uint8, (len(objects),), (len(objects),))
+    assert (values.dtype, found.dtype, values.shape, found.shape) == (
+        np.int64,
+        np.uint8,
+        (len(objects),),
+        (len(objects),),
+    )
     for item, value, kind in zip(objects, values.tolist(), found.tolist(), strict=True):
         expected = item.get("id")
         if "id" not in item:
@@ -235,7 +247,9 @@ def test_what_is_no_object_has_no_members(text):
     assert error.value.hint
 
 
-@pytest.mark.parametrize("text", ["[1,]", "[,]", "[,1]", "[1,,2]", "[1}", "[1][2]", "[1] x", '[{"a": 1], 2', "[1", '["]', "[[]"])
+@pytest.mark.parametrize(
+    "text", ["[1,]", "[,]", "[,1]", "[1,,2]", "[1}", "[1][2]", "[1] x", '[{"a": 1], 2', "[1", '["]', "[[]"]
+)
 def test_an_array_with_missing_values_or_more_behind_it_is_damaged(text):
     file = index_of(text)
     with pytest.raises(DatasetError, match=r"is not valid JSON: .+ \(byte \d+\)"):
@@ -253,7 +267,9 @@ def test_the_error_names_the_byte():
         index_of("[1]").elements(9)
 
 
-@pytest.mark.parametrize("item", ["1 2", '{"a": 1]', "[1}", "{'a': 1}", "tru", '"a\nb"', '{"a": 1 "b": 2}', "01", "\x00", '"\\ud8"'])
+@pytest.mark.parametrize(
+    "item", ["1 2", '{"a": 1]', "[1}", "{'a': 1}", "tru", '"a\nb"', '{"a": 1 "b": 2}', "01", "\x00", '"\\ud8"']
+)
 def test_damage_inside_an_element_shows_when_it_is_parsed(item):
     file = index_of(f"[5, {item}, 6]")
     spans = file.elements(file.start)

@@ -17,7 +17,9 @@ from sohes_cli.structures import Annotation, LabelRecord
 
 H, W = 6, 8
 FULL = {"size": [H, W], "counts": [0, H * W]}
-MANIFEST = Manifest(phase="explore", images="../images", config={}, backbone={"name": "color-texture", "sha256": "0a"}, versions={})
+MANIFEST = Manifest(
+    phase="explore", images="../images", config={}, backbone={"name": "color-texture", "sha256": "0a"}, versions={}
+)
 
 
 def image(image_id, **values):
@@ -52,7 +54,9 @@ def rectangle(top, bottom, left, right):
 def annotate(mask, annotation_id, score, parent=None, level=0):
     rle = coco_mask.encode(np.asfortranarray(mask))
     box = tuple(int(side) for side in coco_mask.toBbox(rle))
-    return Annotation(annotation_id, {"size": [H, W], "counts": rle["counts"].decode()}, int(mask.sum()), box, score, level, parent)
+    return Annotation(
+        annotation_id, {"size": [H, W], "counts": rle["counts"].decode()}, int(mask.sum()), box, score, level, parent
+    )
 
 
 def family(file_name):
@@ -132,7 +136,13 @@ def test_a_whole_number_written_as_fraction_is_the_same_id(tmp_path):
 
 
 def test_an_id_inside_a_nested_object_does_not_count(tmp_path):
-    nested = {"note": {"image_id": 1, "id": 5}, "id": 6, "image_id": 2, "text": '"image_id": 1', "list": ["image_id", 1, 2]}
+    nested = {
+        "note": {"image_id": 1, "id": 5},
+        "id": 6,
+        "image_id": 2,
+        "text": '"image_id": 1',
+        "list": ["image_id", 1, 2],
+    }
     data = [{**nested, "segmentation": FULL}, {**nested, "id": 7, "segmentation": FULL}]
     assert loaded(open_source(coco(tmp_path, [image(1), image(2)], data))) == {1: [], 2: [None, None]}
 
@@ -147,15 +157,26 @@ def test_files_without_masks(tmp_path):
 
 @pytest.mark.parametrize("info", [{}, {"description": "a } b", "year": {"x": []}}, None, "text", 5, [], [1]])
 def test_info_of_any_kind_is_read(tmp_path, info):
-    for data in ({"info": info, "images": [image(1)], "annotations": []}, {"images": [image(1)], "annotations": [], "info": info}):
+    for data in (
+        {"info": info, "images": [image(1)], "annotations": []},
+        {"images": [image(1)], "annotations": [], "info": info},
+    ):
         assert open_source(write(tmp_path, data)).info == (info if isinstance(info, dict) else {})
 
 
 def test_lvis_names_images_by_address(tmp_path):
     url = "http://images.cocodataset.org/val2017/000000000139.jpg"
-    images = [{"id": 139, "coco_url": url, "height": H, "width": W}, {"id": 5, "coco_url": None, "height": H, "width": W}]
+    images = [
+        {"id": 139, "coco_url": url, "height": H, "width": W},
+        {"id": 5, "coco_url": None, "height": H, "width": W},
+    ]
     images += [{"id": 6, "file_name": "", "height": H, "width": W}, image(7, coco_url=url)]
-    assert [i.file_name for i in open_source(coco(tmp_path, images, [])).images] == ["5", "6", "7.jpg", "val2017/000000000139.jpg"]
+    assert [i.file_name for i in open_source(coco(tmp_path, images, [])).images] == [
+        "5",
+        "6",
+        "7.jpg",
+        "val2017/000000000139.jpg",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -184,7 +205,9 @@ def test_duplicates_are_refused(tmp_path, images, annotations, told):
 def test_an_annotation_of_an_unlisted_image_is_named(tmp_path):
     for stray in (3, "1", 1.5, -1, 0, 10**20):
         path = coco(tmp_path, [image(1)], [annotation(5, 1), annotation(44, stray)])
-        with pytest.raises(DatasetError, match=f"some.json: annotation 44 belongs to image {stray!r}, which the file does not list"):
+        with pytest.raises(
+            DatasetError, match=f"some.json: annotation 44 belongs to image {stray!r}, which the file does not list"
+        ):
             open_source(path)
 
 
@@ -313,7 +336,9 @@ def test_a_record_leaves_crowds_out_and_roots_their_parts(tmp_path):
 
 
 def test_annotations_without_ids_are_numbered(tmp_path):
-    source = one_image(tmp_path, *({"image_id": 1, "segmentation": FULL, **extra} for extra in ({}, {"id": None}, {"parent": 1})))
+    source = one_image(
+        tmp_path, *({"image_id": 1, "segmentation": FULL, **extra} for extra in ({}, {"id": None}, {"parent": 1}))
+    )
     assert [(a.id, a.parent, a.level) for a in source.record(0).annotations] == [(1, None, 0), (2, None, 0), (3, 1, 1)]
 
 
@@ -357,7 +382,9 @@ def test_a_result_file_has_no_records(tmp_path):
 
 def test_a_large_file_is_opened_in_a_fraction_of_the_memory_of_parsing_it(tmp_path):
     n = 60_000
-    text = ",".join(f'{{"id":{k},"image_id":{k % 50},"score":0.5,"segmentation":{{"size":[6,8],"counts":"o1"}}}}' for k in range(n))
+    text = ",".join(
+        f'{{"id":{k},"image_id":{k % 50},"score":0.5,"segmentation":{{"size":[6,8],"counts":"o1"}}}}' for k in range(n)
+    )
     path = write(tmp_path, f"[{text}]")
     open_source(write(tmp_path, "[]", "warm.json"))  # compilation is not to be counted
 

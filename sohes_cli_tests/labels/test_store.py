@@ -26,7 +26,8 @@ def make_record(file_name, score=0.5, n=2):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jpg", "sub/deep/a.png", "Straße/写真 1.jpeg", "no_suffix", 'quo"te\\.jpg', "sub/manifest", "ä" * 120 + ".jpg"]
+    "name",
+    ["a.jpg", "sub/deep/a.png", "Straße/写真 1.jpeg", "no_suffix", 'quo"te\\.jpg', "sub/manifest", "ä" * 120 + ".jpg"],
 )
 def test_a_record_is_read_back_as_written(tmp_path, name):
     store = LabelStore(tmp_path)
@@ -46,7 +47,9 @@ def test_scores_survive_bit_for_bit_and_equal_records_give_equal_bytes(tmp_path_
         store.write(make_record("a.jpg", score, n))
     first, second = (store.record_path("a.jpg").read_bytes() for store in stores)
     assert first == second
-    assert [a.score for a in stores[0].read("a.jpg").annotations] == [a.score for a in make_record("a.jpg", score, n).annotations]
+    assert [a.score for a in stores[0].read("a.jpg").annotations] == [
+        a.score for a in make_record("a.jpg", score, n).annotations
+    ]
 
 
 def test_the_bytes_are_compact_utf8_with_a_final_newline(tmp_path):
@@ -74,7 +77,20 @@ def test_writing_again_replaces_the_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/etc/a.jpg", "../a.jpg", "a/../b.jpg", "./a.jpg", "a//b.jpg", ".a.jpg", "a/.b/c.jpg", "a\0.jpg", "manifest", "\udcff.jpg"]
+    "name",
+    [
+        "",
+        "/etc/a.jpg",
+        "../a.jpg",
+        "a/../b.jpg",
+        "./a.jpg",
+        "a//b.jpg",
+        ".a.jpg",
+        "a/.b/c.jpg",
+        "a\0.jpg",
+        "manifest",
+        "\udcff.jpg",
+    ],
 )
 def test_names_that_would_leave_the_store_or_not_be_listed_are_refused(tmp_path, name):
     store = LabelStore(tmp_path / "store")

@@ -50,7 +50,9 @@ def test_areas_boxes_and_intersections_are_those_of_the_pixels(height, width):
     masks = random_masks(8, height, width, seed=1)
     packed = PackedMasks.from_masks(masks)
     np.testing.assert_array_equal(packed.areas(), masks.sum((1, 2)))
-    np.testing.assert_array_equal(packed.intersections(), np.einsum("nhw,mhw->nm", masks.astype(int), masks.astype(int)))
+    np.testing.assert_array_equal(
+        packed.intersections(), np.einsum("nhw,mhw->nm", masks.astype(int), masks.astype(int))
+    )
     for mask, box in zip(masks, packed.boxes_xyxy(), strict=True):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if mask.any() else [0, 0, 0, 0]
@@ -79,7 +81,9 @@ def test_the_box_of_one_pixel_is_that_pixel(pixel):
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_painted_units_are_their_union(height, width):
     rng = np.random.default_rng(2)
-    units = np.kron(rng.integers(0, 6, (-(-height // 3), -(-width // 5))), np.ones((3, 5), int))[:height, :width].astype(np.int32)
+    units = np.kron(rng.integers(0, 6, (-(-height // 3), -(-width // 5))), np.ones((3, 5), int))[
+        :height, :width
+    ].astype(np.int32)
     members = rng.random((9, 6)) < 0.4
     members[0], members[1] = False, True
     expected = np.stack([np.isin(units, np.flatnonzero(row)) for row in members])
@@ -136,7 +140,8 @@ def test_masks_are_not_written_smaller_than_they_are():
 
 
 @pytest.mark.parametrize(
-    "box", [(2, 1, 8, 7), (-3, -2, 3, 4), (9, 5, 15, 11), (-4, -5, 16, 15), (0, 0, 6, 6), (5, 2, 6, 3), (20, 20, 26, 26)]
+    "box",
+    [(2, 1, 8, 7), (-3, -2, 3, 4), (9, 5, 15, 11), (-4, -5, 16, 15), (0, 0, 6, 6), (5, 2, 6, 3), (20, 20, 26, 26)],
 )
 def test_placed_masks_lie_in_the_box(box):
     height, width = 9, 12

@@ -110,7 +110,9 @@ def test_runs_of_length_zero_join_what_touches(runs, height):
 def test_polygons_are_drawn_as_by_pycocotools(data):
     height, width = data.draw(st.integers(1, 30)), data.draw(st.integers(1, 30))
     numbers = st.integers(-5, 35) | st.floats(-5, 35)
-    polygons = data.draw(st.lists(st.lists(numbers, min_size=6, max_size=14).filter(lambda p: len(p) % 2 == 0), min_size=1, max_size=3))
+    polygons = data.draw(
+        st.lists(st.lists(numbers, min_size=6, max_size=14).filter(lambda p: len(p) % 2 == 0), min_size=1, max_size=3)
+    )
     coco = COCO()
     coco.imgs = {1: {"height": height, "width": width}}
     expected = coco.annToMask({"image_id": 1, "segmentation": polygons})
@@ -122,7 +124,9 @@ def test_polygons_are_drawn_as_by_pycocotools(data):
 def test_long_runs_and_many_masks():
     mask = np.zeros((700, 900), np.uint8)
     mask[100:650, 30:870] = 1
-    runs, reasons = parse_segmentations([encoded(mask), encoded(1 - mask), encoded(mask * 0), encoded(mask * 0 + 1)] * 80, 700, 900)
+    runs, reasons = parse_segmentations(
+        [encoded(mask), encoded(1 - mask), encoded(mask * 0), encoded(mask * 0 + 1)] * 80, 700, 900
+    )
     assert (reasons, runs.areas().tolist()) == ({}, [550 * 840, 700 * 900 - 550 * 840, 0, 700 * 900] * 80)
     np.testing.assert_array_equal(pixels(runs, 317), 1 - mask)
     whole = {"size": [46340, 46340], "counts": in_coco_string([0, 46340**2])}
@@ -231,7 +235,9 @@ def test_a_mutated_string_fills_the_image_or_is_reported(mask, data):
     text = list(encoded(mask)["counts"])
     for _ in range(data.draw(st.integers(1, 3))):
         at = data.draw(st.integers(0, len(text)))
-        text[at : at + data.draw(st.integers(0, 2))] = data.draw(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=2))
+        text[at : at + data.draw(st.integers(0, 2))] = data.draw(
+            st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=2)
+        )
     damaged = {"size": list(mask.shape), "counts": "".join(text)}
     runs, reasons = parse_segmentations([encoded(mask), damaged, encoded(1 - mask)], *mask.shape)
     np.testing.assert_array_equal(pixels(runs, 0), mask)

@@ -28,7 +28,11 @@ VITS: dict[str, dict[str, Any]] = {
     "patch 16 every 8 pixels": {"patch_size": 16, "token_stride": 8},
     "patch 14 with registers without position": {"backbone": "vit_small_patch14_reg4_dinov2", "patch_size": 0},
     "patch 14 with layer scale": {"backbone": "vit_small_patch14_dinov2", "patch_size": 0},
-    "patch 32, a norm before the blocks": {"backbone": "vit_base_patch32_clip_224", "patch_size": 0, "token_stride": 32},
+    "patch 32, a norm before the blocks": {
+        "backbone": "vit_base_patch32_clip_224",
+        "patch_size": 0,
+        "token_stride": 32,
+    },
 }
 
 
@@ -61,7 +65,9 @@ def test_training_starts_from_exactly_the_vit(changes: dict[str, Any], size: tup
         exchange.injector.gamma.zero_()
     vit = plain_vit(model.config, backbone.vit.state_dict())
     patch, stride = vit.patch_embed.patch_size[0], model.config.token_stride
-    seen = functional.interpolate(pixels, tuple(n // stride * patch for n in size), mode="bilinear", align_corners=False)
+    seen = functional.interpolate(
+        pixels, tuple(n // stride * patch for n in size), mode="bilinear", align_corners=False
+    )
     expected = vit.forward_features(seen)
     torch.testing.assert_close(tokens_of(backbone, pixels), expected, rtol=1e-5, atol=1e-5)
     assert float((disturbed - expected).abs().max()) > 1e-2

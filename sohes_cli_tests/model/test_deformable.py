@@ -85,7 +85,9 @@ def test_heads_must_divide_the_channels_of_the_values() -> None:
 @pytest.mark.parametrize("shapes", [[(1, 1)], [(3, 5), (2, 2)], [(16, 1), (1, 16)]])
 def test_reference_points_are_the_centers_of_pixels(shapes: list[tuple[int, int]]) -> None:
     points = reference_points(shapes, torch.device("cpu"))
-    expected = [((x + 0.5) / width, (y + 0.5) / height) for height, width in shapes for y in range(height) for x in range(width)]
+    expected = [
+        ((x + 0.5) / width, (y + 0.5) / height) for height, width in shapes for y in range(height) for x in range(width)
+    ]
     assert points.dtype == torch.float32
     torch.testing.assert_close(points, torch.tensor(expected))
 

@@ -15,7 +15,16 @@ from sohes_cli.model.pixel_decoder import PixelDecoder
 from sohes_cli.model.public_weights import from_public
 from sohes_cli.model.query_decoder import QueryDecoder
 
-CONFIG = replace(SMALL, hidden_dim=64, pixel_points=4, pixel_layers=3, pixel_mlp_dim=96, decoder_layers=7, decoder_mlp_dim=80, queries=9)
+CONFIG = replace(
+    SMALL,
+    hidden_dim=64,
+    pixel_points=4,
+    pixel_layers=3,
+    pixel_mlp_dim=96,
+    decoder_layers=7,
+    decoder_mlp_dim=80,
+    queries=9,
+)
 CHANNELS = [24, 32, 40, 48]
 SIZES = [(64, 96), (32, 32), (160, 64)]
 
@@ -67,7 +76,9 @@ def both() -> tuple[Ours, Theirs]:
 def maps_of(height: int, width: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(height + width)
     strides = zip(CHANNELS, (4, 8, 16, 32), strict=True)
-    return [torch.randn(2, channels, height // stride, width // stride, generator=generator) for channels, stride in strides]
+    return [
+        torch.randn(2, channels, height // stride, width // stride, generator=generator) for channels, stride in strides
+    ]
 
 
 def near(actual: torch.Tensor, expected: torch.Tensor, name: str) -> None:
@@ -80,7 +91,9 @@ def test_the_pixel_decoder_is_theirs(both: tuple[Ours, Theirs], size: tuple[int,
     ours, theirs = both
     maps = maps_of(*size)
     features, levels = ours.pixel_decoder(maps, Extent(*size))
-    expected = theirs.model.pixel_level_module.decoder(maps, output_attentions=False, output_hidden_states=False, return_dict=True)
+    expected = theirs.model.pixel_level_module.decoder(
+        maps, output_attentions=False, output_hidden_states=False, return_dict=True
+    )
     near(features, expected.mask_features, "mask features")
     assert len(levels) == len(expected.multi_scale_features) == 3
     for number, (level, wanted) in enumerate(zip(levels, expected.multi_scale_features, strict=True)):
@@ -95,7 +108,9 @@ def test_every_stage_of_the_query_decoder_is_theirs(both: tuple[Ours, Theirs], s
     output = ours.query_decoder(features, levels, Extent(*size))
     expected = theirs.model.transformer_module(levels, features)
     stages = CONFIG.decoder_layers + 1
-    assert len(output.queries) == len(expected.intermediate_hidden_states) == len(expected.masks_queries_logits) == stages
+    assert (
+        len(output.queries) == len(expected.intermediate_hidden_states) == len(expected.masks_queries_logits) == stages
+    )
     for stage in range(stages):
         hidden = expected.intermediate_hidden_states[stage].transpose(0, 1)
         near(output.queries[stage], hidden, f"queries of stage {stage}")
@@ -115,7 +130,9 @@ def test_gradients_of_both_decoders_are_theirs(both: tuple[Ours, Theirs]) -> Non
             features, levels = ours.pixel_decoder(maps, Extent(*size))
             hidden = ours.query_decoder(features, levels, Extent(*size)).queries[-1]
         else:
-            decoded = theirs.model.pixel_level_module.decoder(maps, output_attentions=False, output_hidden_states=False, return_dict=True)
+            decoded = theirs.model.pixel_level_module.decoder(
+                maps, output_attentions=False, output_hidden_states=False, return_dict=True
+            )
             features, levels = decoded.mask_features, list(decoded.multi_scale_features)
             hidden = theirs.model.transformer_module(levels, features).intermediate_hidden_states[-1].transpose(0, 1)
         generator = torch.Generator().manual_seed(0)

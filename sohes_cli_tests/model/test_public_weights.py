@@ -49,7 +49,11 @@ def mask2former(prefix: str = "sem_seg_head.") -> Names:
     for number in range(CONFIG.decoder_layers):
         for layers, attention in (("cross", "multihead_attn"), ("self", "self_attn")):
             layer = f"transformer_{layers}_attention_layers.{number}"
-            names |= each(f"{queries}.{layer}.{attention}", f"query_decoder.{layer}.{attention}", ("in_proj_weight", "in_proj_bias"))
+            names |= each(
+                f"{queries}.{layer}.{attention}",
+                f"query_decoder.{layer}.{attention}",
+                ("in_proj_weight", "in_proj_bias"),
+            )
             for part in (f"{attention}.out_proj", "norm"):
                 names |= each(f"{queries}.{layer}.{part}", f"query_decoder.{layer}.{part}")
         for part in ("linear1", "linear2", "norm"):
@@ -74,7 +78,9 @@ def openmmlab(prefix: str = "decode_head.") -> Names:
         for part in DEFORMABLE:
             names |= each(f"{theirs}.attentions.0.{part}", f"{ours}.self_attn.{part}")
         names |= each(f"{theirs}.norms.0", f"{ours}.norm1") | each(f"{theirs}.norms.1", f"{ours}.norm2")
-        names |= each(f"{theirs}.ffns.0.layers.0.0", f"{ours}.linear1") | each(f"{theirs}.ffns.0.layers.1", f"{ours}.linear2")
+        names |= each(f"{theirs}.ffns.0.layers.0.0", f"{ours}.linear1") | each(
+            f"{theirs}.ffns.0.layers.1", f"{ours}.linear2"
+        )
     for theirs, ours in (("lateral_convs", "adapter_1"), ("output_convs", "layer_1")):
         names |= each(f"{pixels}.{theirs}.0.conv", f"pixel_decoder.{ours}", ("weight",))
         names |= each(f"{pixels}.{theirs}.0.gn", f"pixel_decoder.{ours}.norm")
@@ -88,7 +94,9 @@ def openmmlab(prefix: str = "decode_head.") -> Names:
             names |= each(f"{layer}.attentions.{part}.attn.out_proj", f"{ours}.out_proj")
         for part, ours in enumerate((cross, own, mlp)):
             names |= each(f"{layer}.norms.{part}", f"{ours}.norm")
-        names |= each(f"{layer}.ffns.0.layers.0.0", f"{mlp}.linear1") | each(f"{layer}.ffns.0.layers.1", f"{mlp}.linear2")
+        names |= each(f"{layer}.ffns.0.layers.0.0", f"{mlp}.linear1") | each(
+            f"{layer}.ffns.0.layers.1", f"{mlp}.linear2"
+        )
     for part in ("query_feat", "query_embed", "level_embed"):
         names |= each(f"{queries}.{part}", f"query_decoder.{part}", ("weight",))
     names |= each(f"{queries}.transformer_decoder.post_norm", "query_decoder.decoder_norm")
@@ -100,7 +108,10 @@ def openmmlab(prefix: str = "decode_head.") -> Names:
 
 def vit_adapter() -> Names:
     """ViTAdapter of czczup/ViT-Adapter, whose class token is no parameter."""
-    names = {f"backbone.{name}": f"backbone.vit.{name}" for name in ("pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")}
+    names = {
+        f"backbone.{name}": f"backbone.vit.{name}"
+        for name in ("pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias")
+    }
     for number in range(CONFIG.depth):
         for part in ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2"):
             names |= each(f"backbone.blocks.{number}.{part}", f"backbone.vit.blocks.{number}.{part}")
@@ -112,9 +123,14 @@ def vit_adapter() -> Names:
         exchange = f"interactions.{number}"
         extractors = ["extractor", *(f"extra_extractors.{i}" for i in range(2) if number == CONFIG.interactions - 1)]
         for part in ("injector", *extractors):
-            parts |= {f"{exchange}.{part}.{name}": LINEAR for name in ("query_norm", "feat_norm", *(f"attn.{n}" for n in DEFORMABLE))}
+            parts |= {
+                f"{exchange}.{part}.{name}": LINEAR
+                for name in ("query_norm", "feat_norm", *(f"attn.{n}" for n in DEFORMABLE))
+            }
         for part in extractors:
-            parts |= {f"{exchange}.{part}.{name}": LINEAR for name in ("ffn_norm", "ffn.fc1", "ffn.dwconv.dwconv", "ffn.fc2")}
+            parts |= {
+                f"{exchange}.{part}.{name}": LINEAR for name in ("ffn_norm", "ffn.fc1", "ffn.dwconv.dwconv", "ffn.fc2")
+            }
         parts |= {f"{exchange}.injector": ("gamma",)}
     parts |= {"up": LINEAR, **{f"norm{i}": BATCH_NORM for i in range(1, 5)}}
     for part, kinds in parts.items():
@@ -127,7 +143,10 @@ LAYOUTS: dict[str, tuple[Names, set[str]]] = {  # and the parts of the model tha
     "Mask2Former without prefix": (mask2former(""), {"pixel_decoder", "query_decoder"}),
     "Mask2Former in a wrapper": (mask2former("module.model.sem_seg_head."), {"pixel_decoder", "query_decoder"}),
     "ViT-Adapter": (vit_adapter(), {"backbone"}),
-    "ViT-Adapter with OpenMMLab's decoder": (vit_adapter() | openmmlab(), {"backbone", "pixel_decoder", "query_decoder"}),
+    "ViT-Adapter with OpenMMLab's decoder": (
+        vit_adapter() | openmmlab(),
+        {"backbone", "pixel_decoder", "query_decoder"},
+    ),
     "OpenMMLab's panoptic head": (openmmlab("panoptic_head."), {"pixel_decoder", "query_decoder"}),
     "ViT-Adapter with Mask2Former's": (vit_adapter() | mask2former(), {"backbone", "pixel_decoder", "query_decoder"}),
 }
@@ -276,7 +295,10 @@ def test_positions_that_are_no_square_of_this_vit_are_left_out(shape: tuple[int,
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_a_model_stays_in_32_bits(dtype: torch.dtype, tmp_path: Path) -> None:
     names = vit_adapter()
-    save_file({name: t.to(dtype) if t.is_floating_point() else t for name, t in published(names).items()}, tmp_path / "public.safetensors")
+    save_file(
+        {name: t.to(dtype) if t.is_floating_point() else t for name, t in published(names).items()},
+        tmp_path / "public.safetensors",
+    )
     model = target()
     report = load_public(model, tmp_path / "public.safetensors")
     assert set(report.loaded) == set(names.values())
@@ -290,14 +312,19 @@ def test_a_model_stays_in_32_bits(dtype: torch.dtype, tmp_path: Path) -> None:
 def test_a_file_of_something_else_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     model, before = target(), target().state_dict()
     path = written({"layer1.0.conv1.weight": torch.ones(2), "fc.bias": torch.ones(3)}, tmp_path)
-    with pytest.raises(WeightsError, match=r"public\.pth holds nothing of this model; its tensors are layer1\.0\.conv1\.weight, fc\.bias"):
+    with pytest.raises(
+        WeightsError,
+        match=r"public\.pth holds nothing of this model; its tensors are layer1\.0\.conv1\.weight, fc\.bias",
+    ):
         load_public(model, path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(UsageError, match="There is no weights file"):
         load_public(model, tmp_path / "absent.pth")
 
 
-def test_a_pickle_of_detectron2_is_refused_and_can_be_converted_as_the_hint_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_of_detectron2_is_refused_and_can_be_converted_as_the_hint_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     state = published(mask2former())
     arrays = {name: tensor.numpy() for name, tensor in state.items()}
     (tmp_path / "X.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "third_party"}))

@@ -25,7 +25,10 @@ def queries_and_features(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_query_may_read_where_its_own_mask_is(stride: int) -> None:
     embeddings, features = queries_and_features()
     features[:, 0], embeddings[:, 0] = 1, 0
-    embeddings[0, 0, 0], embeddings[1, 3] = -1, 0  # the mask of the first is nowhere, that of the last undecided everywhere
+    embeddings[0, 0, 0], embeddings[1, 3] = (
+        -1,
+        0,
+    )  # the mask of the first is nowhere, that of the last undecided everywhere
     extent = extent_of(64, 96, [(64, 96)] * 2)
     allowed = allowed_pixels(embeddings, features, extent, stride)
     masks = torch.einsum("bqc,bchw->bqhw", embeddings, features)

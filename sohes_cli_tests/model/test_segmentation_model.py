@@ -19,7 +19,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "patch 16": {"patch_size": 16},
     "patch 16 every 4 pixels": {"patch_size": 16, "token_stride": 4},
     "patch 14 with registers": {"backbone": "vit_small_patch14_reg4_dinov2", "patch_size": 0},
-    "patch 32 and a norm before the blocks": {"backbone": "vit_base_patch32_clip_224", "patch_size": 0, "token_stride": 32},
+    "patch 32 and a norm before the blocks": {
+        "backbone": "vit_base_patch32_clip_224",
+        "patch_size": 0,
+        "token_stride": 32,
+    },
 }
 EVERY_SHAPE = pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
 SIZES = [(64, 96), (32, 33), (90, 40)]
@@ -52,7 +56,9 @@ def test_padding_and_other_images_change_nothing(changes: dict[str, Any]) -> Non
     for number, (size, canvas) in enumerate(zip(SIZES, canvases, strict=True)):
         alone = model(pixels[number : number + 1, :, : canvas[0], : canvas[1]], [size])
         for name, found, expected in zip(Output._fields, part(batched, number, *canvas), alone, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                found, expected, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 @torch.no_grad()

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from sohes_cli.pretrain.diagnostics import MIN_FEATURE_RANK, diagnose, effective_rank, match_agreement, normalized_entropy
+from sohes_cli.pretrain.diagnostics import (
+    MIN_FEATURE_RANK,
+    diagnose,
+    effective_rank,
+    match_agreement,
+    normalized_entropy,
+)
 
 SIDE = 12
-BOXES = torch.tensor([[[10.0, 20, 120, 120], [40, 40, 100, 110]], [[0, 0, 90, 90], [110, 5, -100, 120]]])  # one is mirrored
+BOXES = torch.tensor(
+    [[[10.0, 20, 120, 120], [40, 40, 100, 110]], [[0, 0, 90, 90], [110, 5, -100, 120]]]
+)  # one is mirrored
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -71,7 +79,9 @@ def test_a_neighbor_one_patch_away_still_agrees(rows: int, columns: int, agrees:
 
 
 def test_only_patches_with_a_match_count() -> None:
-    boxes = torch.tensor([[[0.0, 0, 120, 120], [60, 0, 120, 120]]])  # the right half of the one is the left half of the other
+    boxes = torch.tensor(
+        [[[0.0, 0, 120, 120], [60, 0, 120, 120]]]
+    )  # the right half of the one is the left half of the other
     places = torch.eye(SIDE * 2 * SIDE).view(SIDE, 2 * SIDE, -1)
     first, second = places[:, :SIDE], places[:, SIDE // 2 : SIDE // 2 + SIDE]
     assert match_agreement(torch.stack([first.flatten(0, 1), second.flatten(0, 1)])[None], boxes) == 1.0

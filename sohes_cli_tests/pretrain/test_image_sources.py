@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from sohes_cli.pretrain.sources import ImageSource
 
-needs_permissions = pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything, so permissions cannot be tested")
+needs_permissions = pytest.mark.skipif(
+    os.geteuid() == 0, reason="root may read everything, so permissions cannot be tested"
+)
 SIZE = 64
 
 
@@ -122,7 +124,11 @@ def test_the_order_is_that_of_code_points_however_a_shard_was_packed(tmp_path: P
     names = ["a/1.png", "a-b/1.png", "B.png", "a.png", "é.png", "猫.png"]
     first = open_source(pack(tmp_path / "1/x.tar", *((name, picture(i)) for i, name in enumerate(names))))
     second = open_source(pack(tmp_path / "2/x.tar", *reversed([(name, picture(i)) for i, name in enumerate(names)])))
-    assert first.names == second.names == tuple(f"x.tar/{name}" for name in ("B.png", "a-b/1.png", "a.png", "a/1.png", "é.png", "猫.png"))
+    assert (
+        first.names
+        == second.names
+        == tuple(f"x.tar/{name}" for name in ("B.png", "a-b/1.png", "a.png", "a/1.png", "é.png", "猫.png"))
+    )
     assert first.sha256 == second.sha256
     assert_equal(pixels_of(first), pixels_of(second))
 
@@ -161,7 +167,12 @@ def test_members_that_lead_out_of_the_shard_are_names_like_others(tmp_path: Path
 def test_links_in_a_shard_are_reported_and_not_read(tmp_path: Path) -> None:
     pack(tmp_path / "a.tar", ("1.png", picture(0)), ("4.png", picture(1)))
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
-        for name, kind in (("2.png", tarfile.SYMTYPE), ("3.png", tarfile.LNKTYPE), ("4.png", tarfile.SYMTYPE), ("5.png", tarfile.DIRTYPE)):
+        for name, kind in (
+            ("2.png", tarfile.SYMTYPE),
+            ("3.png", tarfile.LNKTYPE),
+            ("4.png", tarfile.SYMTYPE),
+            ("5.png", tarfile.DIRTYPE),
+        ):
             info = tarfile.TarInfo(name)
             info.type, info.linkname = kind, "1.png"
             tar.addfile(info)
@@ -191,7 +202,10 @@ def test_what_cannot_be_read_is_reported_beside_the_rest(mixed: Path) -> None:
     pack(mixed / "latin.tar", (os.fsdecode(b"caf\xe9.png"), picture(0)))
     source = open_source(mixed)
     assert len(source) == 5
-    assert source.unreadable == (("broken.jpg", "the link leads nowhere"), ("latin.tar/caf\\xe9.png", "its name is not valid UTF-8"))
+    assert source.unreadable == (
+        ("broken.jpg", "the link leads nowhere"),
+        ("latin.tar/caf\\xe9.png", "its name is not valid UTF-8"),
+    )
 
 
 # Processes and threads
@@ -252,7 +266,13 @@ def test_the_hash_tells_sets_of_photographs_apart_but_not_their_times(mixed: Pat
 
 
 def test_a_damaged_image_is_named(mixed: Path) -> None:
-    pack(mixed / "a.tar", ("cut.png", picture(0)[:700]), ("empty.png", b""), ("text.png", b"just a text" * 9), ("whole.png", picture(1)))
+    pack(
+        mixed / "a.tar",
+        ("cut.png", picture(0)[:700]),
+        ("empty.png", b""),
+        ("text.png", b"just a text" * 9),
+        ("whole.png", picture(1)),
+    )
     write(mixed, {"sub/b.jpg": b"just a text" * 9})
     source = open_source(mixed)
     messages = {
@@ -327,7 +347,9 @@ def test_a_damaged_shard_is_an_error_that_names_it(mixed: Path, harm: str, direc
     with tarfile.open(shard) as tar:
         header = tar.getmembers()[1].offset
     shard.write_bytes(HARM[harm](shard.read_bytes(), header))
-    with pytest.raises(SohesError, match=r"^The shard .*sub/bad\.tar is damaged, incomplete or no uncompressed tar \(.+\)\. ") as caught:
+    with pytest.raises(
+        SohesError, match=r"^The shard .*sub/bad\.tar is damaged, incomplete or no uncompressed tar \(.+\)\. "
+    ) as caught:
         open_source(shard if direct else mixed)
     assert "pack its photographs anew" in caught.value.hint
     assert "\n" not in str(caught.value)

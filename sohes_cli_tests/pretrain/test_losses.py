@@ -32,13 +32,17 @@ def entropy_of(target: torch.Tensor, logits: torch.Tensor) -> float:
     return -sum(float(t * s) for t, s in zip(target, torch.log_softmax(logits / 0.2, 0), strict=True))
 
 
-def losses(student: dict, taught: dict, targets: dict, *, masks: torch.Tensor | None = None, paired: torch.Tensor | None = None) -> dict:
+def losses(
+    student: dict, taught: dict, targets: dict, *, masks: torch.Tensor | None = None, paired: torch.Tensor | None = None
+) -> dict:
     sample = SimpleNamespace(
         masks=torch.zeros(B, 2, P, dtype=torch.bool) if masks is None else masks,
         paired=torch.ones(B, dtype=torch.bool) if paired is None else paired,
     )
     weights = {f"{name}_weight": float(name in student) for name in ("image", "masked", "match")}
-    return distillation_losses(student, taught, targets, sample, LossConfig(student_temperature=0.2, match_temperature=0.3, **weights))
+    return distillation_losses(
+        student, taught, targets, sample, LossConfig(student_temperature=0.2, match_temperature=0.3, **weights)
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.3])
@@ -62,7 +66,9 @@ def test_sinkhorn_gives_every_row_a_whole_and_every_cluster_its_share() -> None:
 @pytest.mark.parametrize("temperature", [0.01, 0.03, 0.06, 1.0])
 @pytest.mark.parametrize("iterations", [1, 3, 60])
 @pytest.mark.parametrize(("tokens", "clusters"), [(1, 64), (64, 2), (7, 300)])
-def test_sinkhorn_holds_for_all_settings_and_cosines(temperature: float, iterations: int, tokens: int, clusters: int) -> None:
+def test_sinkhorn_holds_for_all_settings_and_cosines(
+    temperature: float, iterations: int, tokens: int, clusters: int
+) -> None:
     logits = cosines(tokens, clusters, seed=20)
     logits[0] = -1.0  # as far from every cluster as can be
     logits[-1, 0] = 1.0
@@ -121,7 +127,9 @@ def test_the_match_term_finds_one_place_among_all() -> None:
     for i, query in enumerate(queries):
         scores = [math.exp(float(query @ key) / 0.3) for key in keys]
         each.append(-math.log(scores[i] / sum(scores)))
-    assert float(losses({"match": student}, {"match": taught}, {})["match"]) == pytest.approx(sum(each) / len(each), rel=1e-5)
+    assert float(losses({"match": student}, {"match": taught}, {})["match"]) == pytest.approx(
+        sum(each) / len(each), rel=1e-5
+    )
 
 
 def test_photographs_without_pairs_are_no_matches_and_no_negatives() -> None:
@@ -136,7 +144,9 @@ def test_photographs_without_pairs_are_no_matches_and_no_negatives() -> None:
 
 def test_a_batch_without_any_pairs_costs_nothing_and_has_a_gradient() -> None:
     student = units(B, N, D, seed=13).requires_grad_()
-    loss = losses({"match": student}, {"match": units(B, N, D, seed=14)}, {}, paired=torch.zeros(B, dtype=torch.bool))["match"]
+    loss = losses({"match": student}, {"match": units(B, N, D, seed=14)}, {}, paired=torch.zeros(B, dtype=torch.bool))[
+        "match"
+    ]
     loss.backward()
     assert loss.item() == 0.0
     assert not student.grad.any()  # and NaN would be some
@@ -145,7 +155,11 @@ def test_a_batch_without_any_pairs_costs_nothing_and_has_a_gradient() -> None:
 def test_no_term_has_a_gradient_on_the_teacher_and_each_has_one_on_the_student() -> None:
     masks = torch.zeros(B, 2, P, dtype=torch.bool)
     masks[:, 0, 1] = True
-    student = {"image": cosines(B * 2, K, seed=21), "image_small": cosines(B * V, K, seed=22), "masked": cosines(B, K, seed=23)}
+    student = {
+        "image": cosines(B * 2, K, seed=21),
+        "image_small": cosines(B * V, K, seed=22),
+        "masked": cosines(B, K, seed=23),
+    }
     student["match"] = units(B, N, D, seed=24)
     taught = {"image": cosines(B * 2, K, seed=25), "masked": cosines(B, K, seed=26), "match": units(B, N, D, seed=27)}
     for tensor in student.values():

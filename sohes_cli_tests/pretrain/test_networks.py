@@ -96,7 +96,9 @@ def test_the_heads_get_the_tokens_that_they_are_said_to_get(network: Network) ->
     small_image, small = network.tokens(given["small"])
     torch.testing.assert_close(found["image"], network.image_head(image))
     torch.testing.assert_close(found["image_small"], network.image_head(small_image))
-    torch.testing.assert_close(found["masked"], network.masked_head(torch.stack([large[0, 3], large[2, 5], large[2, 6]])))
+    torch.testing.assert_close(
+        found["masked"], network.masked_head(torch.stack([large[0, 3], large[2, 5], large[2, 6]]))
+    )
     wanted = [[large[0, 0], large[1, 1], large[1, 15]], [small[2, 1], large[2, 2], small[3, 2]]]
     torch.testing.assert_close(found["match"], network.match_head(torch.stack([torch.stack(row) for row in wanted])))
 
@@ -110,7 +112,9 @@ def test_vectors_have_unit_length_and_logits_are_cosines(network: Network) -> No
     assert float(found["image"].abs().max()) <= 1 + 1e-5
 
 
-@pytest.mark.parametrize(("term", "head"), [("image", "image_head"), ("masked", "masked_head"), ("match", "match_head")])
+@pytest.mark.parametrize(
+    ("term", "head"), [("image", "image_head"), ("masked", "masked_head"), ("match", "match_head")]
+)
 def test_a_term_without_weight_has_no_head(term: str, head: str) -> None:
     network = Network(config(f"loss.{term}_weight=0"))
     assert getattr(network, head) is None

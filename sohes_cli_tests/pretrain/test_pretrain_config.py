@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 def test_presets_resolve_and_survive_the_way_through_plain_values(preset: str) -> None:
     config = pretrain_config(preset)
     assert from_plain(PretrainConfig, to_plain(config)) == config
-    changed = {(group, name): value for group, values in PRETRAIN_PRESETS[preset].items() for name, value in values.items()}
+    changed = {
+        (group, name): value for group, values in PRETRAIN_PRESETS[preset].items() for name, value in values.items()
+    }
     plain, defaults = to_plain(config), to_plain(PretrainConfig())
     assert {(g, n): v for g, values in plain.items() for n, v in values.items() if v != defaults[g][n]} == changed
 

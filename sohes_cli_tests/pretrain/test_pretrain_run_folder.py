@@ -81,7 +81,9 @@ def test_a_backbone_is_never_older_than_the_newest_checkpoint(
     assert load_vit(run.path / BACKBONE_NAME)[1]["step"] == STEPS
 
 
-def test_a_disk_that_takes_no_checkpoint_is_named(tmp_path: Path, source: ImageSource, pretraining: Pretraining) -> None:
+def test_a_disk_that_takes_no_checkpoint_is_named(
+    tmp_path: Path, source: ImageSource, pretraining: Pretraining
+) -> None:
     run = folder_of(tmp_path / "run", source)
     run.begin()
     (run.path / "checkpoints").write_text("a file in its place")

@@ -51,7 +51,10 @@ def test_prototypes_are_frozen_at_the_beginning_only() -> None:
 
 def test_a_run_of_one_step_has_finite_numbers() -> None:
     (only,) = values(steps=1)
-    assert all(math.isfinite(v) for v in (only.learning_rate, only.weight_decay, only.teacher_momentum, only.teacher_temperature))
+    assert all(
+        math.isfinite(v)
+        for v in (only.learning_rate, only.weight_decay, only.teacher_momentum, only.teacher_temperature)
+    )
     assert only.learning_rate > 0
 
 
@@ -63,13 +66,20 @@ def test_a_warm_up_of_the_whole_run_only_rises_and_nearly_arrives() -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 200])
 def test_without_a_warm_up_the_temperature_has_its_value_at_once(steps: int) -> None:
-    assert [v.teacher_temperature for v in values("loss.temperature_warmup=0", steps=steps)] == pytest.approx([0.06] * steps)
+    assert [v.teacher_temperature for v in values("loss.temperature_warmup=0", steps=steps)] == pytest.approx(
+        [0.06] * steps
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("warmup", [0, 0.5, 1])
 def test_short_runs_stay_between_the_ends(steps: int, warmup: float) -> None:
-    ends = ["optimizer.learning_rate=0.5", "optimizer.weight_decay=0.3", "optimizer.weight_decay_end=0.1", "optimizer.teacher_momentum=0.9"]
+    ends = [
+        "optimizer.learning_rate=0.5",
+        "optimizer.weight_decay=0.3",
+        "optimizer.weight_decay_end=0.1",
+        "optimizer.teacher_momentum=0.9",
+    ]
     for found in values(*ends, f"optimizer.warmup={warmup}", f"loss.temperature_warmup={warmup}", steps=steps):
         assert 0 < found.learning_rate <= 0.5
         assert 0.1 - 1e-9 <= found.weight_decay <= 0.3

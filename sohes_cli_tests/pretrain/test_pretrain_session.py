@@ -145,7 +145,9 @@ def test_sigterm_to_the_whole_group_while_workers_start(start: Callable, photos:
     assert workers_of(os.getpid()) == before
 
 
-def test_a_second_ctrl_c_stops_at_once(photos: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_second_ctrl_c_stops_at_once(
+    photos: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     def interrupt_twice() -> None:
         interrupt()
         interrupt()
@@ -161,7 +163,9 @@ def test_a_second_ctrl_c_stops_at_once(photos: Path, out: Path, whole: Path, mon
     assert_equal_runs(out, whole, STEPS)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(photos: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_ends_the_run(
+    photos: Path, out: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original, calls = training.distillation_losses, iter(range(1, 100))
 
     def broken(*arguments: Any) -> dict[str, torch.Tensor]:
@@ -180,10 +184,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(photos: Path, out: Path, whole: 
     assert_equal_runs(out, whole, STEPS)
 
 
-def test_a_collapse_ends_the_run_and_keeps_the_checkpoint_from_before(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapse_ends_the_run_and_keeps_the_checkpoint_from_before(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_ranks(monkeypatch, iter([9.0, 9.0, 9.0, 0.0, 0.0, 0.0]))
     config = tiny_config(50, "run.checkpoint_every=2")
-    with pytest.raises(SohesError, match=r"collapsed at step 6: .* rank is 0\.0, .* the checkpoint of step 2 is kept") as caught:
+    with pytest.raises(
+        SohesError, match=r"collapsed at step 6: .* rank is 0\.0, .* the checkpoint of step 2 is kept"
+    ) as caught:
         train(photos, out, config)
     assert "begin anew" in caught.value.hint
     assert steps_saved(out) == [2]
@@ -192,27 +200,37 @@ def test_a_collapse_ends_the_run_and_keeps_the_checkpoint_from_before(photos: Pa
     assert read_tensors(out / BACKBONE_NAME, BACKBONE_FORMAT)[1]["step"] == 2
 
 
-def test_one_bad_measurement_only_puts_off_the_checkpoint(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_measurement_only_puts_off_the_checkpoint(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_ranks(monkeypatch, iter([9.0, 0.0, float("nan"), 9.0, 9.0, 9.0]))
     assert train(photos, out, tiny_config(STEPS, "run.checkpoint_every=2"))
     assert steps_saved(out) == [4, 6]
 
 
-def test_features_are_measured_whenever_a_checkpoint_is_due(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with_ranks(monkeypatch, iter([9.0, 0.0, 9.0]))  # at steps 2 and 4 for checkpoints, at step 5 for the log and the end
+def test_features_are_measured_whenever_a_checkpoint_is_due(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_ranks(
+        monkeypatch, iter([9.0, 0.0, 9.0])
+    )  # at steps 2 and 4 for checkpoints, at step 5 for the log and the end
     assert train(photos, out, tiny_config(5, "run.checkpoint_every=2", "run.log_every=5"))
     assert steps_saved(out) == [2, 5]
     assert [line["step"] for line in metrics_of(out)] == [5]
 
 
-def test_a_collapse_at_the_last_step_has_no_step_left_to_recover(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapse_at_the_last_step_has_no_step_left_to_recover(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_ranks(monkeypatch, iter([9.0, 9.0, 0.0]))
     with pytest.raises(SohesError, match="collapsed at step 3"):
         train(photos, out, tiny_config(3, "run.checkpoint_every=2"))
     assert steps_saved(out) == [2]
 
 
-def test_a_stop_amid_a_collapse_saves_nothing(photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_stop_amid_a_collapse_saves_nothing(
+    photos: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     with_ranks(monkeypatch, iter([9.0, 9.0, 0.0]))
     after_steps(monkeypatch, {3: interrupt})
     assert not train(photos, out, tiny_config(STEPS, "run.checkpoint_every=2"))
@@ -238,7 +256,11 @@ def test_photographs_that_cannot_be_read_are_replaced_and_named_to_the_end(
     with pytest.raises(SohesError, match=r"2 of 9 photographs could not be read: .*gone\.png.*c-eyes\.png"):
         train(folder, out, as_json=True)
     printed = capsys.readouterr()
-    assert [name for name in ("gone.png", "c-eyes.png") if any(name in failure for failure in json.loads(printed.out)["failed"])] == [
+    assert [
+        name
+        for name in ("gone.png", "c-eyes.png")
+        if any(name in failure for failure in json.loads(printed.out)["failed"])
+    ] == [
         "gone.png",
         "c-eyes.png",
     ]
@@ -272,7 +294,10 @@ def test_two_processes_take_the_steps_of_one(start: Callable, photos: Path, out:
         assert {name: found[name] for name in losses} == pytest.approx(
             {name: wanted[name] for name in losses}, rel=RELATIVE_RMS[torch.float32]
         )
-    assert_near(*({name: _without_key_bias(name, t) for name, t in tensors_after(run, 3).items()} for run in (two, out)), torch.float32)
+    assert_near(
+        *({name: _without_key_bias(name, t) for name, t in tensors_after(run, 3).items()} for run in (two, out)),
+        torch.float32,
+    )
 
 
 def _without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:

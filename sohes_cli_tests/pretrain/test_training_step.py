@@ -55,7 +55,14 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 
 
 def test_the_loss_falls_and_patches_find_their_place(photos: Path) -> None:
-    plain = ("views.jitter=0", "views.grayscale=0", "views.blur=0", "loss.image_weight=0", "loss.masked_weight=0", "model.drop_path=0")
+    plain = (
+        "views.jitter=0",
+        "views.grayscale=0",
+        "views.blur=0",
+        "loss.image_weight=0",
+        "loss.masked_weight=0",
+        "model.drop_path=0",
+    )
     config = tiny_config(40, *plain, "optimizer.batch_size=8", "optimizer.teacher_momentum=0.9")
     pretraining = begun(config)
     numbers = [pretraining.step(sample, i, diagnosed=True) for i, sample in enumerate(samples_of(photos, config, 40))]
@@ -101,10 +108,18 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay() -> None:
     groups = {group["decays"]: [names[id(p)] for p in group["params"]] for group in pretraining.optimizer.param_groups}
     assert sorted(groups[True] + groups[False]) == sorted(names.values())
     assert all(name.endswith(".weight") and "norm" not in name for name in groups[True])
-    assert {"mask_token", "vit.cls_token", "vit.pos_embed", "image_head.prototypes", "vit.blocks.0.attn.qkv.bias"} <= set(groups[False])
+    assert {
+        "mask_token",
+        "vit.cls_token",
+        "vit.pos_embed",
+        "image_head.prototypes",
+        "vit.blocks.0.attn.qkv.bias",
+    } <= set(groups[False])
 
 
-def test_a_loss_that_is_not_finite_leaves_all_parameters_as_they_were(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_not_finite_leaves_all_parameters_as_they_were(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = training.distillation_losses
     broken = lambda *arguments: {name: loss * float("inf") for name, loss in original(*arguments).items()}  # noqa: E731
     monkeypatch.setattr(training, "distillation_losses", broken)
@@ -170,11 +185,16 @@ def test_weights_are_an_earlier_runs_or_timms_own(photos: Path, tmp_path: Path) 
     config = tiny_config(STEPS)
     earlier = begun(replace(config, run=replace(config.run, seed=5)))
     save_run(pretrain_run(tmp_path / "run", open_source(photos), config, "fp32"), earlier, 0)
-    save_file(timm.create_model(config.model.name, num_classes=0, **config.model.shape).state_dict(), tmp_path / "timm.safetensors")
+    save_file(
+        timm.create_model(config.model.name, num_classes=0, **config.model.shape).state_dict(),
+        tmp_path / "timm.safetensors",
+    )
     wanted = earlier.teacher.vit.state_dict()
     for weights in (tmp_path / "run", tmp_path / "run" / "backbone.safetensors"):
         found = begun(tiny_config(STEPS, f"model.weights={weights}"))
-        assert changed(found.teacher.vit.state_dict(), wanted) == changed(found.student.vit.state_dict(), wanted) == set()
+        assert (
+            changed(found.teacher.vit.state_dict(), wanted) == changed(found.student.vit.state_dict(), wanted) == set()
+        )
     other_grid = begun(tiny_config(STEPS, f"model.weights={tmp_path / 'timm.safetensors'}"))
     assert changed(other_grid.teacher.vit.state_dict(), wanted)
 

@@ -42,7 +42,9 @@ def places(cut: Sample) -> np.ndarray:
 def extents(cut: Sample) -> np.ndarray:
     """Width and height of each patch as shares of the photograph, [patches, 2]."""
     sizes = torch.cat([cut.globals.boxes, cut.locals.boxes])[:, 2:].abs().numpy() / (200, 150)
-    return np.concatenate([np.repeat(size[None] / side, side * side, 0) for size, side in zip(sizes, SIDES, strict=True)])
+    return np.concatenate(
+        [np.repeat(size[None] / side, side * side, 0) for size, side in zip(sizes, SIDES, strict=True)]
+    )
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -90,7 +92,9 @@ def slow_matches(cut: Sample) -> set[tuple[int, int]]:
                 other = boxes[t]
                 across, down = (x - other[0]) / other[2] * SIDES[t], (y - other[1]) / other[3] * SIDES[t]
                 if 0 <= across < SIDES[t] and 0 <= down < SIDES[t]:
-                    found.add((int(starts[v]) + patch, int(starts[t]) + SIDES[t] * math.floor(down) + math.floor(across)))
+                    found.add(
+                        (int(starts[v]) + patch, int(starts[t]) + SIDES[t] * math.floor(down) + math.floor(across))
+                    )
     return found
 
 
@@ -113,7 +117,9 @@ def test_pairs_come_from_global_and_local_views() -> None:
 def centers(cut: Sample) -> np.ndarray:
     """Where the center of each patch lies by its view's box, in shares (x, y) of the photograph, [patches of all views, 2]."""
     found = []
-    for (left, top, width, height), side in zip(torch.cat([cut.globals.boxes, cut.locals.boxes]).tolist(), SIDES, strict=True):
+    for (left, top, width, height), side in zip(
+        torch.cat([cut.globals.boxes, cut.locals.boxes]).tolist(), SIDES, strict=True
+    ):
         steps = (np.arange(side) + 0.5) / side
         x, y = np.meshgrid((left + steps * width) / 200, (top + steps * height) / 150)
         found.append(np.stack([x.ravel(), y.ravel()], 1))
@@ -126,14 +132,18 @@ def test_the_second_place_is_spread_over_the_radius_and_no_further(radius: float
     for seed in range(6):
         cut = sample(seed, dataclasses.replace(CONFIG, pairs=300, pair_radius=radius))
         student, teacher = cut.pairs.numpy().T
-        distances.append((centers(cut)[student] - centers(cut)[teacher]) / extents(cut)[teacher])  # in patches of the teacher
+        distances.append(
+            (centers(cut)[student] - centers(cut)[teacher]) / extents(cut)[teacher]
+        )  # in patches of the teacher
     for ends in (np.concatenate(distances).max(0), -np.concatenate(distances).min(0)):
         assert (ends <= radius + 0.5 + 1e-4).all()
         assert (ends > 0.8 * (radius + 0.5)).all()
 
 
 def test_views_that_do_not_meet_have_no_pairs() -> None:
-    apart = ViewsConfig(global_size=64, global_scale=(0.01, 0.01), local_size=32, local_scale=(0.01, 0.01), local_views=1, pairs=7)
+    apart = ViewsConfig(
+        global_size=64, global_scale=(0.01, 0.01), local_size=32, local_scale=(0.01, 0.01), local_views=1, pairs=7
+    )
     cuts = [cut_views(coordinates(600, 600), apart, PATCH, np.random.default_rng(seed)) for seed in range(20)]
     alone = [cut for cut in cuts if not cut.paired]
     assert alone
@@ -179,7 +189,9 @@ def test_a_shift_moves_a_match_by_whole_rows_and_columns_of_the_teacher(shift: t
 
 def tensors(cut: Sample) -> dict[str, torch.Tensor]:
     views = {
-        f"{group}.{name}": getattr(getattr(cut, group), name) for group in ("globals", "locals") for name in ("pixels", "boxes", "colors")
+        f"{group}.{name}": getattr(getattr(cut, group), name)
+        for group in ("globals", "locals")
+        for name in ("pixels", "boxes", "colors")
     }
     return views | {"masks": cut.masks, "pairs": cut.pairs}
 

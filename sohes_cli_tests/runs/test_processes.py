@@ -139,7 +139,9 @@ def test_threads_do_short_work_in_order_before_ctrl_c_is_heard() -> None:
     assert in_threads(work, [], 2) == []
     done.clear()
     with pytest.raises(Interrupted):
-        in_threads(lambda item: (signal.pthread_kill(threading.main_thread().ident, signal.SIGINT), work(item)), range(4), 1)
+        in_threads(
+            lambda item: (signal.pthread_kill(threading.main_thread().ident, signal.SIGINT), work(item)), range(4), 1
+        )
     assert done == [0, 1, 2, 3]
 
 

@@ -66,7 +66,9 @@ def make_batch(scenes: Sequence[Scene], canvas: tuple[int, int]) -> Batch:
     )
 
 
-def make_output(scenes: Sequence[Scene], canvas: tuple[int, int], queries: int = 6, dtype: torch.dtype = torch.float64) -> Output:
+def make_output(
+    scenes: Sequence[Scene], canvas: tuple[int, int], queries: int = 6, dtype: torch.dtype = torch.float64
+) -> Output:
     """Random predictions, leaves with gradients; NaN where the canvas does not belong to the image."""
     logits, embeddings, features, maps = [], [], [], []
     for scene in scenes:

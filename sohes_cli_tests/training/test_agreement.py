@@ -43,11 +43,16 @@ def compared(teacher: np.ndarray, initial: np.ndarray) -> Agreement:
 # Labels
 
 
-@pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 1), (3, 43), (30, 41)])  # also where rows of bytes or words are not full
+@pytest.mark.parametrize(
+    "size", [(16, 16), (7, 9), (1, 1), (3, 43), (30, 41)]
+)  # also where rows of bytes or words are not full
 @pytest.mark.parametrize("seed", range(8))
 def test_counts_are_those_of_the_definition(size: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    teacher, initial = random_masks(int(rng.integers(1, 9)), *size, rng), random_masks(int(rng.integers(1, 9)), *size, rng)
+    teacher, initial = (
+        random_masks(int(rng.integers(1, 9)), *size, rng),
+        random_masks(int(rng.integers(1, 9)), *size, rng),
+    )
     initial[: len(teacher) // 2] = teacher[: len(teacher) // 2][: len(initial)]  # some they agree on
     found, expected = compare_labels(packed(teacher), packed(initial)), compared(teacher, initial)
     assert found[:4] == expected[:4]
@@ -59,14 +64,22 @@ def test_counts_are_those_of_the_definition(size: tuple[int, int], seed: int) ->
 @pytest.mark.parametrize("seed", range(4))
 def test_unfound_labels_are_the_rejected_ones(size: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    teacher, initial = random_masks(int(rng.integers(0, 5)), *size, rng), random_masks(int(rng.integers(1, 9)), *size, rng)
+    teacher, initial = (
+        random_masks(int(rng.integers(0, 5)), *size, rng),
+        random_masks(int(rng.integers(1, 9)), *size, rng),
+    )
     initial[: len(teacher) // 2] = teacher[: len(teacher) // 2][: len(initial)]
     expected = [i for i, mask in enumerate(initial) if all(iou_of(mask, other) < 0.5 for other in teacher)]
     assert unfound_labels(packed(teacher), packed(initial)).tolist() == expected
 
 
-def joined(teacher: list[np.ndarray], parents: list[int], initial: list[np.ndarray], initial_parents: list[int]) -> list[int]:
-    sets = ((packed(np.stack(masks)), torch.tensor(above)) for masks, above in ((teacher, parents), (initial, initial_parents)))
+def joined(
+    teacher: list[np.ndarray], parents: list[int], initial: list[np.ndarray], initial_parents: list[int]
+) -> list[int]:
+    sets = (
+        (packed(np.stack(masks)), torch.tensor(above))
+        for masks, above in ((teacher, parents), (initial, initial_parents))
+    )
     return joined_forest(*sets).tolist()
 
 
@@ -77,7 +90,12 @@ def rectangle(top: int, left: int, bottom: int, right: int) -> np.ndarray:
 
 
 def test_roots_of_one_forest_join_the_smallest_mask_of_the_other_that_covers_them() -> None:
-    whole, half, part, far = rectangle(0, 0, 20, 20), rectangle(0, 0, 20, 10), rectangle(2, 2, 8, 8), rectangle(5, 22, 15, 30)
+    whole, half, part, far = (
+        rectangle(0, 0, 20, 20),
+        rectangle(0, 0, 20, 10),
+        rectangle(2, 2, 8, 8),
+        rectangle(5, 22, 15, 30),
+    )
     inside, leaning = rectangle(3, 3, 6, 6), rectangle(0, 8, 4, 12)  # the latter lies by half in the half
     assert joined([whole, half], [-1, 0], [part, far, inside, leaning], [-1, -1, 0, -1]) == [-1, 0, 1, -1, 2, 0]
     assert joined([part, inside], [-1, 0], [whole, half], [-1, 0]) == [3, 0, -1, 2]
@@ -92,7 +110,11 @@ def test_what_either_forest_says_stays_though_the_view_no_longer_shows_it() -> N
 
 def test_two_forests_that_cover_each_other_make_no_circle() -> None:
     large, small, medium = rectangle(0, 0, 20, 30), rectangle(0, 0, 4, 4), rectangle(0, 0, 10, 10)
-    assert joined([small, large], [-1, 0], [medium], [-1]) == [2, 0, -1]  # a part larger than its whole, as a crop can show it
+    assert joined([small, large], [-1, 0], [medium], [-1]) == [
+        2,
+        0,
+        -1,
+    ]  # a part larger than its whole, as a crop can show it
     assert joined([large], [-1], [medium], [-1]) == [-1, 0]
 
 
@@ -142,7 +164,9 @@ def test_equal_masks_are_alike_and_separate_ones_are_not() -> None:
     disc, other = (8.0, 8.0, 5.0), (8.0, 24.0, 5.0)
     assert alike(disc_logits([disc] * 4, 16, 32), [0.9, 0.5, 0.3, 0.1])[0] == pytest.approx(1)
     assert alike(disc_logits([disc, other], 16, 32), [0.9, 0.5])[0] == 0
-    assert alike(disc_logits([disc, disc, other], 16, 32), [0.9, 0.5, 0.2])[0] == pytest.approx(1 / 3)  # one pair of three
+    assert alike(disc_logits([disc, disc, other], 16, 32), [0.9, 0.5, 0.2])[0] == pytest.approx(
+        1 / 3
+    )  # one pair of three
 
 
 def test_the_iou_is_the_mean_over_pairs() -> None:
@@ -211,6 +235,8 @@ def test_a_small_photograph_has_no_pairs() -> None:
 
 def test_the_last_stage_counts() -> None:
     output = output_of(disc_logits([(8, 8, 5), (8, 24, 5)], 16, 32), [0.9, 0.1])
-    first = Output(output.pred_logits.flip(0), output.mask_embeddings.flip(0), output.queries.flip(0), output.mask_features)
+    first = Output(
+        output.pred_logits.flip(0), output.mask_embeddings.flip(0), output.queries.flip(0), output.mask_features
+    )
     assert likeness(output, ((64, 128),), (9,)).iou == 0
     assert likeness(first, ((64, 128),), (9,)).iou > 0.5  # all but the discs

@@ -14,7 +14,13 @@ from torch import nn
 
 from sohes_cli.errors import StoreError, WeightsError
 from sohes_cli.labels import store
-from sohes_cli.training.checkpoints import checkpoint_path, latest_checkpoint, load_optimizer, optimizer_tensors, prune_checkpoints
+from sohes_cli.training.checkpoints import (
+    checkpoint_path,
+    latest_checkpoint,
+    load_optimizer,
+    optimizer_tensors,
+    prune_checkpoints,
+)
 from sohes_cli.vit.tensor_file import load_module, read_tensors, with_prefix, write_tensors
 
 if TYPE_CHECKING:
@@ -43,7 +49,11 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.bool])
 def test_tensors_and_description_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
     path = tmp_path / "new" / "a.safetensors"
-    tensors = {"a": torch.arange(12).view(3, 4).to(dtype).T, "one.two": torch.ones((), dtype=dtype), "none": torch.zeros(0, 2, dtype=dtype)}
+    tensors = {
+        "a": torch.arange(12).view(3, 4).to(dtype).T,
+        "one.two": torch.ones((), dtype=dtype),
+        "none": torch.zeros(0, 2, dtype=dtype),
+    }
     description = KIND | {"name": "flügel", "shape": [1, 2], "nested": {"x": None}}
     write_tensors(path, tensors, description)
     found, told = read_tensors(path, "kind")
@@ -74,7 +84,9 @@ class _Harmful:
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "garbage", "empty", "pickle", "folder", "missing"])
-def test_a_damaged_file_is_named_and_nothing_is_unpickled(tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_is_named_and_nothing_is_unpickled(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "step-00000007.safetensors"
     write_tensors(path, {"a": torch.zeros(300)}, KIND)
@@ -100,7 +112,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, header: dict[str, str
     save_file({"a": torch.zeros(2)}, path, header)
     with pytest.raises(
         WeightsError,
-        match=r"a\.safetensors is not a kind file, but 'another'" if header == {"sohes": '{"format": "another"}'} else "is not a kind",
+        match=r"a\.safetensors is not a kind file, but 'another'"
+        if header == {"sohes": '{"format": "another"}'}
+        else "is not a kind",
     ):
         read_tensors(path, "kind")
 
@@ -134,7 +148,9 @@ def test_a_network_and_its_optimizer_go_on_as_if_never_stored(tmp_path: Path) ->
         step(other, other_optimizer)
     assert all(a.equal(b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
     assert optimizer_tensors(optimizer).keys() == optimizer_tensors(other_optimizer).keys()
-    assert not any(name.startswith("3.") for name in optimizer_tensors(optimizer))  # what never had a gradient has no moments
+    assert not any(
+        name.startswith("3.") for name in optimizer_tensors(optimizer)
+    )  # what never had a gradient has no moments
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,13 @@ def test_defaults_after_the_40000_steps_of_phase_2() -> None:
 
 
 def test_everything_but_the_steps_comes_from_phase_2() -> None:
-    changes = ("data.image_size=512", "optimizer.learning_rate=3e-4", "optimizer.steps=8000", "loss.points=100", "run.seed=7")
+    changes = (
+        "data.image_size=512",
+        "optimizer.learning_rate=3e-4",
+        "optimizer.steps=8000",
+        "loss.points=100",
+        "run.seed=7",
+    )
     before, after = train_config("base", assignments=changes), correct_config(phase_2(*changes))
     assert after.optimizer.steps == 1000
     for group in ("model", "data", "loss", "run"):
@@ -49,7 +55,9 @@ def test_everything_but_the_steps_comes_from_phase_2() -> None:
     assert after.optimizer.learning_rate == 3e-4
 
 
-@pytest.mark.parametrize(("before", "after"), [(40000, 5000), (4000, 500), (407, 50), (400, 50), (399, 50), (150, 50), (1, 50)])
+@pytest.mark.parametrize(
+    ("before", "after"), [(40000, 5000), (4000, 500), (407, 50), (400, 50), (399, 50), (150, 50), (1, 50)]
+)
 def test_an_eighth_of_the_steps_of_phase_2_and_at_least_50(before: int, after: int) -> None:
     assert correct_config(phase_2(f"optimizer.steps={before}")).optimizer.steps == after
 
@@ -118,7 +126,9 @@ def test_later_beats_earlier(tmp_path: Path) -> None:
         "[views]\nerase = 0\n"
     )
     start = phase_2("optimizer.batch_size=2", "optimizer.warmup=0.25")
-    config = correct_config(start, file, ["optimizer.batch_size=4", "optimizer.learning_rate=0.02"], {"optimizer.learning_rate": 0.03})
+    config = correct_config(
+        start, file, ["optimizer.batch_size=4", "optimizer.learning_rate=0.02"], {"optimizer.learning_rate": 0.03}
+    )
     found = config.optimizer
     assert (found.steps, found.batch_size, found.learning_rate, found.warmup) == (100, 4, 0.03, 0.25)
     assert (config.teacher.score_small, config.ema_decay, config.views.erase) == (0.1, 0.5, 0.0)
@@ -140,7 +150,11 @@ def test_lists_may_be_given_as_text() -> None:
     [
         *(f"teacher.ema_decay={value}" for value in ("1", "1.5", "-0.5", "-2", "nan", "inf")),
         *(f"teacher.threshold={value}" for value in ("size", "Area", "''")),
-        *(f"teacher.{name}={value}" for name in ("score_small", "score_large", "score_fixed") for value in ("-0.1", "1.1", "nan")),
+        *(
+            f"teacher.{name}={value}"
+            for name in ("score_small", "score_large", "score_fixed")
+            for value in ("-0.1", "1.1", "nan")
+        ),
         *(f"teacher.area_small={value}" for value in ("0", "1", "-0.1", "nan")),
         *(f"teacher.area_large={value}" for value in ("1.1", "0.0001", f"{32**2 / 1024**2!r}", "nan")),
         *(f"teacher.nms_iou={value}" for value in ("0", "1.1", "nan")),
@@ -152,7 +166,11 @@ def test_lists_may_be_given_as_text() -> None:
         ),
         *(f"branches.teacher={value}" for value in ("[0, 0]", "[2, 0]")),  # nothing at the end
         *(f"views.weak={value}" for value in ("photograph", "''")),
-        *(f"views.{name}={value}" for name in ("weak_flip", "jitter", "grayscale", "blur", "erase") for value in ("-0.1", "1.1", "nan")),
+        *(
+            f"views.{name}={value}"
+            for name in ("weak_flip", "jitter", "grayscale", "blur", "erase")
+            for value in ("-0.1", "1.1", "nan")
+        ),
         *(f"views.jitter_strength={value}" for value in ("-0.1", "2.1", "nan")),
         *("optimizer.steps=0", "data.min_visible=2"),
     ],
@@ -190,7 +208,9 @@ def test_the_ends_of_a_range_are_part_of_it(assignment: str) -> None:
 def test_no_teacher_branch_needs_initial_labels_to_the_end() -> None:
     config = correct_config({}, assignments=["branches.teacher=[0, 0]", "branches.initial=[1, 1]"])
     assert config.branches == BranchesConfig((1.0, 1.0), (0.0, 0.0))
-    with pytest.raises(ConfigError, match=r"branches\.teacher must be above 0 where branches\.initial \(\(0\.0, 1\.0\)\) is 0"):
+    with pytest.raises(
+        ConfigError, match=r"branches\.teacher must be above 0 where branches\.initial \(\(0\.0, 1\.0\)\) is 0"
+    ):
         BranchesConfig((0.0, 1.0), (0.0, 1.0))
 
 

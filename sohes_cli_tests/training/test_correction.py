@@ -89,18 +89,37 @@ def test_two_processes_take_the_steps_of_one(launch: Callable, instructed: Path,
     still = "model.drop_path=0.0"  # which draws from a generator of each process
     flags = [part for assignment in (*EASY, FULL, still) for part in ("--set", assignment)]
     result = launch(
-        *("train", "--phase", "correct", "--init", instructed, *flags, "--steps", 3, "--device", "cpu", "--workers", 0, "--out", out)
+        *(
+            "train",
+            "--phase",
+            "correct",
+            "--init",
+            instructed,
+            *flags,
+            "--steps",
+            3,
+            "--device",
+            "cpu",
+            "--workers",
+            0,
+            "--out",
+            out,
+        )
     )
     assert result.code == 0, result.err
     assert "2 processes on cpu" in result.err
     assert correct(instructed, tmp_path / "one", still, steps=3)
     for mine, other in zip(lines_of(out), lines_of(tmp_path / "one"), strict=True):
-        assert mine["teacher_labels"] == pytest.approx(other["teacher_labels"], abs=0.51)  # a score may lie right at the threshold
+        assert mine["teacher_labels"] == pytest.approx(
+            other["teacher_labels"], abs=0.51
+        )  # a score may lie right at the threshold
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert mine["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
         assert mine["ema_distance"] == pytest.approx(other["ema_distance"], rel=1e-2)
     for mine, other in zip(models_of(out), models_of(tmp_path / "one"), strict=True):
-        difference = sum(float((mine[name] - other[name]).square().sum()) for name in mine if mine[name].is_floating_point())
+        difference = sum(
+            float((mine[name] - other[name]).square().sum()) for name in mine if mine[name].is_floating_point()
+        )
         whole = sum(float(other[name].square().sum()) for name in other if other[name].is_floating_point())
         assert difference < 1e-4 * whole
 
@@ -113,7 +132,9 @@ def test_the_teacher_is_the_moving_average_updated_once_a_step(instructed: Path,
     moved = 0
     for step in (1, 2):
         tensors = tensors_of(out, step)
-        student, teacher = ({n.removeprefix(p): t for n, t in tensors.items() if n.startswith(p)} for p in ("model.", "teacher."))
+        student, teacher = (
+            {n.removeprefix(p): t for n, t in tensors.items() if n.startswith(p)} for p in ("model.", "teacher.")
+        )
         assert student.keys() == teacher.keys()
         for name, now in student.items():
             if now.is_floating_point():
@@ -127,10 +148,16 @@ def test_the_teacher_is_the_moving_average_updated_once_a_step(instructed: Path,
 
 
 def test_without_its_branch_the_student_takes_the_steps_of_phase_2(labels: Path, instructed: Path, out: Path) -> None:
-    given = ("branches.initial=[1,1]", "branches.teacher=[0,0]", "views.weak=crop")  # which needs the photograph no larger than phase 2
+    given = (
+        "branches.initial=[1,1]",
+        "branches.teacher=[0,0]",
+        "views.weak=crop",
+    )  # which needs the photograph no larger than phase 2
     assert correct(instructed, out, *given)
     rate = ("optimizer.learning_rate=3e-3", "optimizer.schedule=constant", "model.drop_path=0.2")
-    assert train_run(Sources(labels, init=instructed), out.with_name("two"), tiny_train_config(STEPS, *rate), device="cpu", workers=0)
+    assert train_run(
+        Sources(labels, init=instructed), out.with_name("two"), tiny_train_config(STEPS, *rate), device="cpu", workers=0
+    )
     _, student = models_of(out)
     wanted = load_file(out.with_name("two") / "model.safetensors")
     assert [name for name in wanted if not wanted[name].equal(student[name])] == []
@@ -141,7 +168,9 @@ def test_without_its_branch_the_student_takes_the_steps_of_phase_2(labels: Path,
 def test_what_happens_is_logged_and_drawn(whole: Path, instructed: Path) -> None:
     lines = lines_of(whole)
     assert [lines[0]["weight_initial"], lines[-1]["weight_initial"]] == pytest.approx([1, 0])
-    assert [lines[0]["weight_teacher"], lines[2]["weight_teacher"], lines[-1]["weight_teacher"]] == pytest.approx([2, 2.5, 3])
+    assert [lines[0]["weight_teacher"], lines[2]["weight_teacher"], lines[-1]["weight_teacher"]] == pytest.approx(
+        [2, 2.5, 3]
+    )
     for line in lines:
         assert line["teacher_labels"] > 0
         by_size = sum(line[f"teacher_labels_{size}"] for size in ("small", "medium", "large"))
@@ -150,17 +179,29 @@ def test_what_happens_is_logged_and_drawn(whole: Path, instructed: Path) -> None
         for share in ("teacher_new", "teacher_iou", "initial_rejected", "mask_likeness"):
             assert 0 <= line[share] <= 1
         branches = {
-            name: sum(w * line[f"loss_{part}_{name}"] for part, w in (("class", 2), ("mask", 5), ("dice", 5), ("ancestor", 1)))
+            name: sum(
+                w * line[f"loss_{part}_{name}"] for part, w in (("class", 2), ("mask", 5), ("dice", 5), ("ancestor", 1))
+            )
             for name in ("initial", "teacher")
             if line[f"weight_{name}"] > 0
         }
-        assert line["loss"] == pytest.approx(sum(line[f"weight_{name}"] * loss for name, loss in branches.items()), rel=1e-4)
+        assert line["loss"] == pytest.approx(
+            sum(line[f"weight_{name}"] * loss for name, loss in branches.items()), rel=1e-4
+        )
         assert line["ema_distance"] > 0
     assert lines[-1]["loss_mask_teacher"] > 0  # the mask loss counts in this branch too
     assert "loss_mask_initial" not in lines[-1]  # its weight is 0 at the last step
     assert (whole / "pictures" / f"step-{STEPS:08d}.jpg").stat().st_size > 1000
     assert {path.name for path in whole.iterdir()} == {
-        *("run.json", "checkpoints", "metrics.jsonl", "tensorboard", "model.safetensors", "student.safetensors", "pictures"),
+        *(
+            "run.json",
+            "checkpoints",
+            "metrics.jsonl",
+            "tensorboard",
+            "model.safetensors",
+            "student.safetensors",
+            "pictures",
+        ),
     }
     _, description = load_model(whole)
     assert lines[-1]["ema_decay"] == pytest.approx(0.9995 ** (5000 / STEPS))
@@ -181,16 +222,26 @@ def test_a_photograph_of_which_nothing_is_accepted_keeps_its_initial_labels(inst
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
-        (("teacher.score_small=1", "teacher.score_large=1"), ("accepted no mask in 20 steps", "Lower --set teacher.score_small")),
+        (
+            ("teacher.score_small=1", "teacher.score_large=1"),
+            ("accepted no mask in 20 steps", "Lower --set teacher.score_small"),
+        ),
         (
             ("teacher.score_small=0", "teacher.score_large=0", "teacher.nms_iou=1"),
-            ("Nearly all of the teacher's 12 masks have had the score of a label for 20 steps", "raise --set teacher.score_small"),
+            (
+                "Nearly all of the teacher's 12 masks have had the score of a label for 20 steps",
+                "raise --set teacher.score_small",
+            ),
         ),
     ],
     ids=["nothing", "everything"],
 )
 def test_a_teacher_that_accepts_nothing_or_everything_is_told_of_once(
-    instructed: Path, out: Path, capsys: pytest.CaptureFixture[str], assignments: tuple[str, ...], words: tuple[str, ...]
+    instructed: Path,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    assignments: tuple[str, ...],
+    words: tuple[str, ...],
 ) -> None:
     assert correct(instructed, out, *assignments, "optimizer.batch_size=1", "run.log_every=48", steps=48)
     errors = capsys.readouterr().err
@@ -198,7 +249,9 @@ def test_a_teacher_that_accepts_nothing_or_everything_is_told_of_once(
         assert errors.count(word) == 1
 
 
-def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(instructed: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(
+    instructed: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All queries of the student become the same one in the middle of a run."""
     from sohes_cli.training.learner import Learner
 
@@ -208,7 +261,10 @@ def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(instructed: Path, 
         numbers = step(self, branches, number, diagnosed)
         if number >= 2:
             with torch.no_grad():
-                for queries in (self.network.query_decoder.query_feat.weight, self.network.query_decoder.query_embed.weight):
+                for queries in (
+                    self.network.query_decoder.query_feat.weight,
+                    self.network.query_decoder.query_embed.weight,
+                ):
                     queries.copy_(queries[:1].expand_as(queries))
         return numbers
 
@@ -217,7 +273,9 @@ def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(instructed: Path, 
         correct(instructed, out, "run.checkpoint_every=3", steps=9)
     assert steps_kept(out) == [3]
     assert [line["score_deviation"] < 1e-3 for line in lines_of(out)] == [False] * 3 + [True] * 2
-    assert [line["mask_likeness"] > 0.85 for line in lines_of(out)[:4]] == [False] * 3 + [True]  # the last step may have no masks left
+    assert [line["mask_likeness"] > 0.85 for line in lines_of(out)[:4]] == [False] * 3 + [
+        True
+    ]  # the last step may have no masks left
 
 
 def test_a_collapsed_model_is_not_gone_on_from(instructed: Path, out: Path, tmp_path: Path) -> None:
@@ -226,7 +284,9 @@ def test_a_collapsed_model_is_not_gone_on_from(instructed: Path, out: Path, tmp_
         model.query_decoder.query_feat.weight.zero_()
         model.query_decoder.query_embed.weight.zero_()
     save_model(tmp_path / "model.safetensors", model, description)
-    sources, config = corrected_run(Sources(instructed.parent / "labels", init=tmp_path / "model.safetensors"), None, (), {})
+    sources, config = corrected_run(
+        Sources(instructed.parent / "labels", init=tmp_path / "model.safetensors"), None, (), {}
+    )
     with pytest.raises(SohesError, match=r"collapsed: its masks are all alike .*another --out"):
         train_run(sources, out, config, device="cpu", workers=0)
     assert steps_kept(out) == []
@@ -242,7 +302,13 @@ def test_the_teacher_is_full_precision_whatever_that_of_a_step(instructed: Path,
 
 @pytest.mark.parametrize(
     "switch",
-    ["teacher.threshold=fixed", "teacher.hierarchy=head", "teacher.keep_initial=true", "views.weak=crop", "branches.initial=[0,0]"],
+    [
+        "teacher.threshold=fixed",
+        "teacher.hierarchy=head",
+        "teacher.keep_initial=true",
+        "views.weak=crop",
+        "branches.initial=[0,0]",
+    ],
 )
 def test_every_switch_makes_another_run(instructed: Path, out: Path, whole: Path, switch: str) -> None:
     fixed = ("teacher.score_fixed=0.5",) if "fixed" in switch else ()
@@ -252,17 +318,29 @@ def test_every_switch_makes_another_run(instructed: Path, out: Path, whole: Path
 
 def test_initial_labels_that_the_teacher_has_not_found_stay_as_far_as_there_is_room(instructed: Path) -> None:
     masks = torch.zeros(5, 16, 24, dtype=torch.bool)
-    masks[0, :, :12], masks[1, :, :11], masks[2, 3:9, 2:8], masks[3, :, 14:], masks[4, 4:8, 16:20] = True, True, True, True, True
+    masks[0, :, :12], masks[1, :, :11], masks[2, 3:9, 2:8], masks[3, :, 14:], masks[4, 4:8, 16:20] = (
+        True,
+        True,
+        True,
+        True,
+        True,
+    )
     bits = pack(masks)
     found = TeacherLabels(bits[:1], torch.tensor([-1]), np.array([0.9]), np.array([0.5]), 1)
     for keep, most, expected, parents in [
-        (True, 100, [0, 2, 3, 4], [-1, 0, -1, 2]),  # the first initial one, of which the second is a part, is what the teacher has found
+        (
+            True,
+            100,
+            [0, 2, 3, 4],
+            [-1, 0, -1, 2],
+        ),  # the first initial one, of which the second is a part, is what the teacher has found
         (True, 3, [0, 2, 3], [-1, 0, -1]),
         (True, 1, [0], [-1]),
         (False, 100, [0], [-1]),
     ]:
         config = correct_config(
-            settings_of(instructed), assignments=[f"teacher.keep_initial={str(keep).lower()}", f"data.max_labels={most}"]
+            settings_of(instructed),
+            assignments=[f"teacher.keep_initial={str(keep).lower()}", f"data.max_labels={most}"],
         )
         joined, forest = Correction(config, "cpu", instructed)._joined(found, bits[1:], torch.tensor([-1, 0, -1, 2]))
         assert torch.equal(joined, bits[expected])
@@ -282,7 +360,9 @@ def test_a_student_without_any_mask_has_collapsed_and_one_that_is_not_finite_is_
                 model.pixel_decoder.mask_features.weight.zero_()
                 model.pixel_decoder.mask_features.bias.fill_(1.0)
         save_model(tmp_path / "model.safetensors", model, description)
-        sources, config = corrected_run(Sources(instructed.parent / "labels", init=tmp_path / "model.safetensors"), None, (), {})
+        sources, config = corrected_run(
+            Sources(instructed.parent / "labels", init=tmp_path / "model.safetensors"), None, (), {}
+        )
         with pytest.raises(SohesError, match=words):
             train_run(sources, out, config, device="cpu", workers=0)
 

@@ -43,7 +43,14 @@ class Photographs:
 
 
 def batches(
-    samples: Photographs, first_step: int, steps: int, *, batch_size: int = 4, workers: int = 0, process: int = 0, processes: int = 1
+    samples: Photographs,
+    first_step: int,
+    steps: int,
+    *,
+    batch_size: int = 4,
+    workers: int = 0,
+    process: int = 0,
+    processes: int = 1,
 ) -> list[list[Sample]]:
     place = {"workers": workers, "process": process, "processes": processes}
     with open_batches(samples, list, batch_size=batch_size, first_step=first_step, steps=steps, **place) as opened:
@@ -57,7 +64,9 @@ def test_an_epoch_shows_every_photograph_once(photographs: int, epoch: int, seed
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = {tuple(photograph_of(epoch * 20 + i, 20, seed) for i in range(20)) for epoch in range(3) for seed in range(3)}
+    orders = {
+        tuple(photograph_of(epoch * 20 + i, 20, seed) for i in range(20)) for epoch in range(3) for seed in range(3)
+    }
     assert len(orders) == 9
 
 
@@ -71,7 +80,9 @@ def test_samples_have_generators_of_their_own() -> None:
 def test_steps_are_the_same_wherever_they_begin_and_whoever_shares_them(first_step: int, processes: int) -> None:
     whole = batches(Photographs(), 0, 6, batch_size=6)
     assert [number for batch in whole for number, _, _ in batch] == list(range(36))
-    parts = [batches(Photographs(), first_step, 6, batch_size=6, process=i, processes=processes) for i in range(processes)]
+    parts = [
+        batches(Photographs(), first_step, 6, batch_size=6, process=i, processes=processes) for i in range(processes)
+    ]
     assert [list(chain(*step)) for step in zip(*parts, strict=True)] == whole[first_step:]
 
 
@@ -120,10 +131,15 @@ def read_except(*damaged: int) -> object:
 def test_the_next_photograph_that_can_be_read_takes_the_place_of_a_damaged_one() -> None:
     assert first_readable(read_except(), 3, 5) == ("photograph 3", ())
     assert first_readable(read_except(3), 3, 5) == ("photograph 4", ("3 is damaged.",))
-    assert first_readable(read_except(3, 4, 0), 3, 5) == ("photograph 1", ("3 is damaged.", "4 is damaged.", "0 is damaged."))
+    assert first_readable(read_except(3, 4, 0), 3, 5) == (
+        "photograph 1",
+        ("3 is damaged.", "4 is damaged.", "0 is damaged."),
+    )
 
 
 @pytest.mark.parametrize(("photographs", "tried"), [(2, 2), (1000, 20)])
 def test_too_many_damaged_photographs_in_a_row_are_an_error(photographs: int, tried: int) -> None:
-    with pytest.raises(SohesError, match=f"^{tried} photographs in a row cannot be read; the last: {tried - 1} is damaged"):
+    with pytest.raises(
+        SohesError, match=f"^{tried} photographs in a row cannot be read; the last: {tried - 1} is damaged"
+    ):
         first_readable(read_except(*range(photographs)), 0, photographs)

@@ -6,7 +6,18 @@ from itertools import permutations
 
 import pytest
 import torch
-from criterion_cases import SCENES, STAGES, Scene, bilinear, generators, make_batch, make_masks, make_output, pack, said_at
+from criterion_cases import (
+    SCENES,
+    STAGES,
+    Scene,
+    bilinear,
+    generators,
+    make_batch,
+    make_masks,
+    make_output,
+    pack,
+    said_at,
+)
 from torch.nn import functional
 
 from sohes_cli.data.batch import Batch
@@ -40,10 +51,14 @@ def least(costs: torch.Tensor) -> float:
     """The least cost of matching all of the smaller side, by trying everything."""
     wide = costs if costs.shape[0] <= costs.shape[1] else costs.T
     table = wide.tolist()
-    return min(sum(table[i][j] for i, j in enumerate(chosen)) for chosen in permutations(range(wide.shape[1]), len(table)))
+    return min(
+        sum(table[i][j] for i, j in enumerate(chosen)) for chosen in permutations(range(wide.shape[1]), len(table))
+    )
 
 
-def matched(scenes: list[Scene], canvas: tuple[int, int] = CANVAS, queries: int = 6, config: LossConfig = CONFIG) -> list[Match]:
+def matched(
+    scenes: list[Scene], canvas: tuple[int, int] = CANVAS, queries: int = 6, config: LossConfig = CONFIG
+) -> list[Match]:
     return match_labels(make_output(scenes, canvas, queries), make_batch(scenes, canvas), config, generators(scenes))
 
 
@@ -82,7 +97,9 @@ def test_masks_that_are_right_are_matched_with_their_labels() -> None:
         masks[i, 16 * i : 16 * (i + 1)] = True
     order = torch.tensor([2, 0, 3, 1])
     features = 40 * masks[:, ::4, ::4].double() - 20
-    batch = Batch(torch.zeros(1, height, width, 3), ((height, width),), (pack(masks),), (torch.full((n,), -1),), (1,), ("a.jpg",))
+    batch = Batch(
+        torch.zeros(1, height, width, 3), ((height, width),), (pack(masks),), (torch.full((n,), -1),), (1,), ("a.jpg",)
+    )
     embeddings = torch.eye(n, dtype=torch.float64)[order].expand(2, 1, n, n)
     output = Output(torch.zeros(2, 1, n, 2), embeddings, embeddings, features[None])
     (match,) = match_labels(output, batch, LossConfig(points=200), generators([SCENES[0]]))
@@ -112,7 +129,9 @@ def test_autocast_changes_nothing() -> None:
     plain = match_labels(*arguments, generators(scenes))
     with torch.autocast("cpu", torch.bfloat16):
         cast = match_labels(*arguments, generators(scenes))
-    assert all(torch.equal(a.labels, b.labels) and torch.equal(a.queries, b.queries) for a, b in zip(plain, cast, strict=True))
+    assert all(
+        torch.equal(a.labels, b.labels) and torch.equal(a.queries, b.queries) for a, b in zip(plain, cast, strict=True)
+    )
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

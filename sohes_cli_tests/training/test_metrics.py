@@ -53,7 +53,9 @@ def test_each_step_is_a_line_of_json_and_a_point(tmp_path: Path) -> None:
     write(tmp_path, 0, 3)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == read_metrics(tmp_path) == [{"step": step, "loss": 1 / step, "rate": 0.5} for step in (1, 2, 3)]
-    assert scalars(tmp_path) == pytest.approx({(name, line["step"]): line[name] for line in lines for name in ("loss", "rate")})
+    assert scalars(tmp_path) == pytest.approx(
+        {(name, line["step"]): line[name] for line in lines for name in ("loss", "rate")}
+    )
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path: Path) -> None:
@@ -71,7 +73,9 @@ def test_steps_after_the_one_that_is_resumed_are_removed(tmp_path: Path) -> None
     assert restarts[-1] == 3  # TensorBoard drops what earlier files have from this step on
 
 
-@pytest.mark.parametrize("damage", [b'{"step": 3, "lo', b"\0" * 9, b"\xff\xfe\n", b"[]\n", b'{"loss": 1}\n', b'{"step": "3"}\n', b"\n"])
+@pytest.mark.parametrize(
+    "damage", [b'{"step": 3, "lo', b"\0" * 9, b"\xff\xfe\n", b"[]\n", b'{"loss": 1}\n', b'{"step": "3"}\n', b"\n"]
+)
 def test_what_a_crash_left_is_no_line(tmp_path: Path, damage: bytes) -> None:
     write(tmp_path, 0, 2)
     with (tmp_path / "metrics.jsonl").open("ab") as file:

@@ -40,25 +40,35 @@ def test_every_pixel_is_read_at_its_center_and_the_borders_belong_to_the_last_pi
     centers = torch.stack([(x + 0.5) / width, (y + 0.5) / height], -1).view(1, -1, 2)
     assert torch.equal(sample_bits(pack(mask), height, width, centers).view(height, width), mask[0].float())
     corners = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
-    assert sample_bits(pack(mask), height, width, corners).tolist() == [[float(mask[0, i, j]) for i in (0, -1) for j in (0, -1)]]
+    assert sample_bits(pack(mask), height, width, corners).tolist() == [
+        [float(mask[0, i, j]) for i in (0, -1) for j in (0, -1)]
+    ]
 
 
 def test_points_can_be_shared_and_masks_chosen() -> None:
     bits = pack(make_masks(Scene(3, (20, 30), 5)))
     shared, own = draw_points(1, 50, source()), draw_points(3, 50, source(1))
-    torch.testing.assert_close(sample_bits(bits, 20, 30, shared), sample_bits(bits, 20, 30, shared.expand(5, -1, -1)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        sample_bits(bits, 20, 30, shared), sample_bits(bits, 20, 30, shared.expand(5, -1, -1)), rtol=0, atol=0
+    )
     rows = torch.tensor([4, 0, 4])
-    torch.testing.assert_close(sample_bits(bits, 20, 30, own, rows), sample_bits(bits[rows], 20, 30, own), rtol=0, atol=0)
+    torch.testing.assert_close(
+        sample_bits(bits, 20, 30, own, rows), sample_bits(bits[rows], 20, 30, own), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_maps_are_read_bilinearly(size: tuple[int, int]) -> None:
     maps, points = random_maps(size, 2), draw_points(2, 40, source(1))
     points[:, :4] = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    expected = torch.stack([torch.stack([bilinear(m, size, p) for p in own]) for m, own in zip(maps, points, strict=True)])
+    expected = torch.stack(
+        [torch.stack([bilinear(m, size, p) for p in own]) for m, own in zip(maps, points, strict=True)]
+    )
     torch.testing.assert_close(sample_maps(maps, size, points), expected)
     torch.testing.assert_close(sample_maps(maps, size, points[:1])[0], expected[0])
-    torch.testing.assert_close(sample_maps(maps, size, points[:1]), sample_maps(maps, size, points[:1].expand(2, -1, -1)))
+    torch.testing.assert_close(
+        sample_maps(maps, size, points[:1]), sample_maps(maps, size, points[:1].expand(2, -1, -1))
+    )
 
 
 @pytest.mark.parametrize("size", SIZES[:2])
@@ -112,5 +122,8 @@ def test_points_lie_in_the_image_and_come_from_the_generator_alone() -> None:
 
 
 def test_narrow_values_are_widened_and_wide_ones_stay() -> None:
-    found = [widened(torch.zeros(1, dtype=dtype)).dtype for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)]
+    found = [
+        widened(torch.zeros(1, dtype=dtype)).dtype
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    ]
     assert found == [torch.float32, torch.float32, torch.float32, torch.float64]

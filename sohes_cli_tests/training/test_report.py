@@ -37,7 +37,10 @@ def test_a_terminal_sees_a_bar_with_loss_rate_and_memory(tmp_path: Path, monkeyp
     monkeypatch.setattr(sys, "stderr", terminal := Terminal())
     outcome = outcome_of(tmp_path, done=2)
     with Progress(outcome, shown=True) as progress:
-        outcome.done, outcome.numbers = 3, {"loss": 1.23456, "learning_rate": 5e-4, "memory_gib": 2.71, "loss_mask": 9.0}
+        outcome.done, outcome.numbers = (
+            3,
+            {"loss": 1.23456, "learning_rate": 5e-4, "memory_gib": 2.71, "loss_mask": 9.0},
+        )
         progress.step()
     shown = terminal.getvalue()
     assert "8/40" in shown
@@ -48,7 +51,9 @@ def test_a_terminal_sees_a_bar_with_loss_rate_and_memory(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_nothing_but_failures_is_printed_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+def test_nothing_but_failures_is_printed_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_terminal: bool
+) -> None:
     monkeypatch.setattr(sys, "stderr", stream := Terminal() if is_terminal else io.StringIO())
     outcome = outcome_of(tmp_path)
     with Progress(outcome, shown=not is_terminal) as progress:
@@ -109,13 +114,19 @@ def test_a_run_announces_itself(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("done", "numbers", "printed"),
     [
-        (10, {"loss": 1 / 3, "other": 1.0, "images_per_second": 12.0}, ["Step 10 of 10: loss 0.333, images per second 12.", *ENDING]),
+        (
+            10,
+            {"loss": 1 / 3, "other": 1.0, "images_per_second": 12.0},
+            ["Step 10 of 10: loss 0.333, images per second 12.", *ENDING],
+        ),
         (4, {"loss": 1 / 3}, ["Step 4 of 10: loss 0.333."]),
         (10, {}, ["All 10 steps of the run in {out} were done before.", *ENDING]),
         (4, {}, []),
     ],
 )
-def test_the_end_is_printed(tmp_path: Path, capsys: Any, done: int, numbers: dict[str, float], printed: list[str]) -> None:
+def test_the_end_is_printed(
+    tmp_path: Path, capsys: Any, done: int, numbers: dict[str, float], printed: list[str]
+) -> None:
     outcome = outcome_of(tmp_path, done, numbers=numbers)
     print_outcome(outcome, False, ("loss", "accuracy", "images_per_second"), ENDING)
     assert capsys.readouterr().out.splitlines() == [line.format(out=tmp_path) for line in printed]
@@ -127,7 +138,10 @@ def test_the_end_is_printed(tmp_path: Path, capsys: Any, done: int, numbers: dic
     ("saved", "words"),
     [
         (6, "Stopped after step 6 of 10; run the same command again to continue."),
-        (4, "Stopped after step 6 of 10; the newest checkpoint is that of step 4; run the same command again to continue."),
+        (
+            4,
+            "Stopped after step 6 of 10; the newest checkpoint is that of step 4; run the same command again to continue.",
+        ),
         (0, "Stopped after step 6 of 10; run the same command again to begin anew, for there is no checkpoint yet."),
     ],
 )

@@ -69,7 +69,8 @@ def test_the_description_is_read_as_it_was_written(run: RunFolder) -> None:
     assert (
         told
         == run.description
-        == {"format": "sohes-practice", "format_version": 1, **INPUTS, "config": CONFIG} | {"versions": run.description["versions"]}
+        == {"format": "sohes-practice", "format_version": 1, **INPUTS, "config": CONFIG}
+        | {"versions": run.description["versions"]}
     )
     assert {"sohes", "torch", "timm"} <= told["versions"].keys()
     assert all(told["versions"].values())
@@ -99,7 +100,10 @@ def test_what_decides_nothing_may_change(run: RunFolder, setting: str) -> None:
     [
         ({"run.seed": 1}, r"run\.seed \(0 there, 1 now\)\."),
         ({"model.scale": [0.1, 1.0]}, r"model\.scale \(\[0\.5, 1\.0\] there, \[0\.1, 1\.0\] now\)\."),
-        ({"run.seed": 1, "model.depth": 3, "run.keep": 1}, r"model\.depth \(2 there, 3 now\), run\.seed \(0 there, 1 now\)\."),
+        (
+            {"run.seed": 1, "model.depth": 3, "run.keep": 1},
+            r"model\.depth \(2 there, 3 now\), run\.seed \(0 there, 1 now\)\.",
+        ),
         ({"model.new": 5}, r"model\.new \(None there, 5 now\)"),
     ],
 )
@@ -181,7 +185,13 @@ def test_overwrite_removes_what_a_run_writes_and_nothing_else(run: RunFolder) ->
     for name in ("model.safetensors", "best.json", "pictures/step-00000002.jpg"):
         (run.path / name).touch()
     (run.path / "checkpoints" / ".sohes-0123456789abcdef.tmp").touch()  # of a run that was killed while it wrote
-    mine = {"notes.txt", "backbone.safetensors", "checkpoints/best.safetensors", "tensorboard/figure.png", "pictures/cat.jpg"}
+    mine = {
+        "notes.txt",
+        "backbone.safetensors",
+        "checkpoints/best.safetensors",
+        "tensorboard/figure.png",
+        "pictures/cat.jpg",
+    }
     for name in mine:
         (run.path / name).write_text("mine")
     folder_of(run.path, {"run.seed": 3}).begin(overwrite=True)

@@ -43,7 +43,9 @@ def centers(crop: Crop, step: int = 1) -> tuple[NDArray[np.float64], NDArray[np.
     """Rows and columns of the photograph at which the centers of a view's cells of `step` pixels lie, written out."""
     y, x = ((np.arange(-(-side // step)) + 0.5) * step for side in (crop.height, crop.width))
     x = crop.width - x if crop.flipped else x
-    return (crop.top + y) * crop.source_height / crop.scaled_height, (crop.left + x) * crop.source_width / crop.scaled_width
+    return (crop.top + y) * crop.source_height / crop.scaled_height, (
+        crop.left + x
+    ) * crop.source_width / crop.scaled_width
 
 
 def logits_of(shapes: list[Shape], crop: Crop) -> NDArray[np.float32]:
@@ -57,11 +59,15 @@ def disc(y: float, x: float, radius: float) -> Shape:
 
 
 def ring(y: float, x: float, radius: float, inner: float) -> Shape:
-    return lambda rows, columns: np.minimum(radius - np.hypot(rows - y, columns - x), np.hypot(rows - y, columns - x) - inner)
+    return lambda rows, columns: np.minimum(
+        radius - np.hypot(rows - y, columns - x), np.hypot(rows - y, columns - x) - inner
+    )
 
 
 def box(top: float, left: float, bottom: float, right: float) -> Shape:
-    return lambda rows, columns: np.minimum(np.minimum(rows - top, bottom - rows), np.minimum(columns - left, right - columns))
+    return lambda rows, columns: np.minimum(
+        np.minimum(rows - top, bottom - rows), np.minimum(columns - left, right - columns)
+    )
 
 
 def half_plane(y: float, x: float, angle: float) -> Shape:
@@ -104,7 +110,9 @@ def tau(area: float, config: TeacherConfig) -> float:
     return config.score_small + (config.score_large - config.score_small) * min(max(share, 0.0), 1.0)
 
 
-@pytest.mark.parametrize("config", [TeacherConfig(), TeacherConfig(score_small=0.8, score_large=0.2, area_small=0.01, area_large=0.5)])
+@pytest.mark.parametrize(
+    "config", [TeacherConfig(), TeacherConfig(score_small=0.8, score_large=0.2, area_small=0.01, area_large=0.5)]
+)
 def test_the_least_score_is_that_of_the_formula(config: TeacherConfig) -> None:
     areas = np.exp(np.random.default_rng(0).uniform(math.log(1e-6), 0, 200))
     np.testing.assert_allclose(least_scores(areas, config), [tau(area, config) for area in areas], rtol=1e-12)
@@ -206,7 +214,9 @@ def weak_of(*views: tuple[Crop, Crop]) -> WeakBatch:
     """The views of a batch: what teacher and student see; nobody reads the pixels here."""
     height, width = (max(getattr(crop, side) for crop, _ in views) for side in ("height", "width"))
     pixels = torch.zeros(len(views), height, width, 3, dtype=torch.uint8)
-    return WeakBatch(pixels, tuple((c.height, c.width) for c, _ in views), tuple(c for c, _ in views), tuple(s for _, s in views))
+    return WeakBatch(
+        pixels, tuple((c.height, c.width) for c, _ in views), tuple(c for c, _ in views), tuple(s for _, s in views)
+    )
 
 
 def head_of(pairs: list[tuple[int, int]], queries: int) -> AncestorHead:
@@ -366,7 +376,12 @@ def test_the_forest_is_that_of_the_masks_or_of_the_head() -> None:
     assert labeled(NESTED, entity, HEAD).parents.tolist() == [-1, -1, -1, -1]
     assert labeled(NESTED, entity, HEAD, pairs=((0, 2),)).parents.tolist() == [2, -1, -1, -1]
     assert labeled(NESTED, entity, HEAD, pairs=((0, 2), (0, 1), (1, 2))).parents.tolist() == [3, -1, -1, 2]
-    assert labeled(NESTED, entity, HEAD, pairs=((0, 3), (2, 0))).parents.tolist() == [-1, -1, -1, -1]  # which the masks contradict
+    assert labeled(NESTED, entity, HEAD, pairs=((0, 3), (2, 0))).parents.tolist() == [
+        -1,
+        -1,
+        -1,
+        -1,
+    ]  # which the masks contradict
     found = labeled(NESTED, entity, HEAD, pairs=((0, 2),))
     assert torch.equal(found.masks, shown([NESTED[i] for i in (2, 3, 0, 1)], VIEW))
     assert found.parents.dtype == torch.int64
@@ -413,7 +428,8 @@ def test_a_mirrored_teachers_view_gives_the_same_labels(config: CorrectConfig) -
     pairs, entity = ((0, 1), (1, 2)), [0.7, 0.6, 0.9, 0.8]
     for student in (VIEW, RIGHT, Crop(SIDE, SIDE, 150, 150, 20, 30, 64, 61, flipped=True)):
         plain, mirrored = (
-            labeled(NESTED, entity, config, student, replace(VIEW, flipped=flipped), pairs=pairs) for flipped in (False, True)
+            labeled(NESTED, entity, config, student, replace(VIEW, flipped=flipped), pairs=pairs)
+            for flipped in (False, True)
         )
         assert len(plain.masks) >= 3
         assert torch.equal(mirrored.masks, plain.masks)
@@ -451,7 +467,9 @@ def test_labels_do_not_depend_on_the_other_photographs(config: CorrectConfig) ->
 def test_an_output_of_16_bits_gives_nearly_the_same_labels() -> None:
     output, head = output_of(logits_of(NESTED, VIEW), [0.7, 0.6, 0.9, 0.8]), head_of([(0, 1), (1, 2)], 4)
     weak = weak_of((VIEW, RIGHT))
-    (full,), (half,) = (teacher_labels(o, head, weak, HEAD) for o in (output, Output(*(value.bfloat16() for value in output))))
+    (full,), (half,) = (
+        teacher_labels(o, head, weak, HEAD) for o in (output, Output(*(value.bfloat16() for value in output)))
+    )
     assert torch.equal(half.parents, full.parents)
     assert all(iou_of(a, b) > 0.95 for a, b in zip(decoded(half.masks, RIGHT), decoded(full.masks, RIGHT), strict=True))
     np.testing.assert_allclose(half.scores, full.scores, rtol=2**-7)  # bfloat16 has 8 bits

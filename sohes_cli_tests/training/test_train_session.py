@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from train_cases import FLAGS, after_steps, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config, write_scene
+from train_cases import (
+    FLAGS,
+    after_steps,
+    assert_same_runs,
+    lines_of,
+    steps_kept,
+    tensors_of,
+    tiny_train_config,
+    write_scene,
+)
 
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.model.files import load_model
@@ -46,7 +55,9 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def run_training(labels: Path, out: Path, config: TrainConfig = CONFIG, sources: Sources | None = None, **options: Any) -> bool:
+def run_training(
+    labels: Path, out: Path, config: TrainConfig = CONFIG, sources: Sources | None = None, **options: Any
+) -> bool:
     return train_run(sources or Sources(labels), out, config, device="cpu", **{"workers": 0} | options)
 
 
@@ -89,10 +100,27 @@ def test_what_is_written_says_what_made_it(labels: Path, whole: Path) -> None:
     assert len(description["labels_sha256"]) == 64
     assert "torch" in description["versions"]
     assert {path.name for path in whole.iterdir()} == {
-        *("run.json", "checkpoints", "metrics.jsonl", "tensorboard", "model.safetensors", "best.safetensors", "pictures"),
+        *(
+            "run.json",
+            "checkpoints",
+            "metrics.jsonl",
+            "tensorboard",
+            "model.safetensors",
+            "best.safetensors",
+            "pictures",
+        ),
     }
     numbers = lines_of(whole)[-1]
-    wanted = {"loss", "loss_class", "loss_mask", "loss_dice", "loss_ancestor", "ancestor_accuracy", "gradient_norm", "learning_rate"}
+    wanted = {
+        "loss",
+        "loss_class",
+        "loss_mask",
+        "loss_dice",
+        "loss_ancestor",
+        "ancestor_accuracy",
+        "gradient_norm",
+        "learning_rate",
+    }
     assert wanted <= numbers.keys()
     assert labels.is_dir()
 
@@ -107,7 +135,13 @@ def test_the_newest_three_checkpoints_and_the_best_model_are_kept(labels: Path, 
 
 
 def test_learning_lowers_the_loss_and_finds_ancestors(labels: Path, out: Path) -> None:
-    plain = ("data.scale=[1.0,1.0]", "data.flip=0", "optimizer.learning_rate=3e-3", "optimizer.schedule=constant", "run.log_every=1")
+    plain = (
+        "data.scale=[1.0,1.0]",
+        "data.flip=0",
+        "optimizer.learning_rate=3e-3",
+        "optimizer.schedule=constant",
+        "run.log_every=1",
+    )
     assert run_training(labels, out, tiny_train_config(60, *plain, "optimizer.batch_size=6", "run.checkpoint_every=60"))
     lines = lines_of(out)
     first, last = (sum(line["loss"] for line in part) / 5 for part in (lines[:5], lines[-5:]))
@@ -152,7 +186,9 @@ def test_a_run_starts_from_the_model_of_another(labels: Path, out: Path, whole: 
     for name in ("model.query_decoder.query_feat.weight", "model.ancestor_head.w1"):
         torch.testing.assert_close(found[name], wanted[name], rtol=1e-4, atol=1e-6)
     with pytest.raises(WeightsError, match="does not fit this model"):
-        run_training(labels, out.with_name("other"), tiny_train_config(1, "model.queries=10"), Sources(labels, init=whole))
+        run_training(
+            labels, out.with_name("other"), tiny_train_config(1, "model.queries=10"), Sources(labels, init=whole)
+        )
 
 
 def test_more_labels_than_queries_and_no_labels_at_all_can_be_learned_from(
@@ -196,13 +232,17 @@ def test_want_of_memory_names_settings_that_lower_it(labels: Path, out: Path, mo
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(learner, "segmentation_losses", no_memory)
-    with pytest.raises(SohesError, match=r"does not suffice for --batch-size 4.*optimizer\.accumulate.*optimizer\.checkpointing"):
+    with pytest.raises(
+        SohesError, match=r"does not suffice for --batch-size 4.*optimizer\.accumulate.*optimizer\.checkpointing"
+    ):
         run_training(labels, out)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_takes_nearly_the_steps_of_full(labels: Path, out: Path, whole: Path, precision: str) -> None:
-    assert run_training(labels, out, tiny_train_config(STEPS, "model.drop_path=0.2", f"optimizer.precision={precision}"))
+    assert run_training(
+        labels, out, tiny_train_config(STEPS, "model.drop_path=0.2", f"optimizer.precision={precision}")
+    )
     half, full = ([line["loss"] for line in lines_of(folder)] for folder in (out, whole))
     assert half[0] == pytest.approx(full[0], rel=0.1)
     assert half != full

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from criterion_cases import CHANNELS, SCENES, STAGES, Scene, bilinear, generators, make_batch, make_masks, make_output, pack, said_at
+from criterion_cases import (
+    CHANNELS,
+    SCENES,
+    STAGES,
+    Scene,
+    bilinear,
+    generators,
+    make_batch,
+    make_masks,
+    make_output,
+    pack,
+    said_at,
+)
 from sohes_kernels.tolerances import relative_rms
 from torch.nn import functional
 
@@ -32,7 +44,10 @@ Weights = tuple[torch.Tensor, torch.Tensor]
 
 def make_weights(dtype: torch.dtype = torch.float64) -> Weights:
     source = torch.Generator().manual_seed(1)
-    w1, w2 = (torch.randn(CHANNELS, CHANNELS, generator=source, dtype=torch.float64).to(dtype).requires_grad_() for _ in range(2))
+    w1, w2 = (
+        torch.randn(CHANNELS, CHANNELS, generator=source, dtype=torch.float64).to(dtype).requires_grad_()
+        for _ in range(2)
+    )
     return w1, w2
 
 
@@ -41,7 +56,11 @@ def matched(output: Output, batch: Batch, scenes: Sequence[Scene]) -> list[Match
 
 
 def losses_of(
-    scenes: Sequence[Scene], output: Output, weights: Weights, totals: LossTotals | None = None, config: LossConfig = CONFIG
+    scenes: Sequence[Scene],
+    output: Output,
+    weights: Weights,
+    totals: LossTotals | None = None,
+    config: LossConfig = CONFIG,
 ) -> dict[str, torch.Tensor]:
     """Losses of scenes in the canvas of an output; their totals are their own unless others are given."""
     height, width = output.mask_features.shape[2:]
@@ -58,10 +77,15 @@ def leaves(output: Output, weights: Weights) -> dict[str, torch.Tensor]:
 def naive_points(output: Output, image: int, match: Match, scene: Scene, chunk: int) -> torch.Tensor:
     """Points of the matched queries, stage by stage, drawn for `chunk` of them at a time."""
     stages = torch.arange(STAGES)[:, None]
-    whole = torch.einsum("nc,chw->nhw", output.mask_embeddings[stages, image, match.queries].flatten(0, 1), output.mask_features[image])
+    whole = torch.einsum(
+        "nc,chw->nhw", output.mask_embeddings[stages, image, match.queries].flatten(0, 1), output.mask_features[image]
+    )
     (source,) = generators([scene])
     return torch.cat(
-        [uncertain_points(part, scene.size, 16, 3.0, 0.75, source) for part in image_cells(whole.detach(), scene.size).split(chunk)]
+        [
+            uncertain_points(part, scene.size, 16, 3.0, 0.75, source)
+            for part in image_cells(whole.detach(), scene.size).split(chunk)
+        ]
     )
 
 
@@ -76,13 +100,20 @@ def naive_mask_losses(output: Output, scenes: Sequence[Scene], matches: list[Mat
         for stage in range(STAGES):
             whole = output.pred_masks(stage)[i].detach()
             for q, n, own in zip(match.queries[stage], match.labels[stage], points[stage], strict=True):
-                pairs = [(1 / (1 + math.exp(-float(bilinear(whole[q], scene.size, p)))), float(said_at(masks[n], p))) for p in own]
+                pairs = [
+                    (1 / (1 + math.exp(-float(bilinear(whole[q], scene.size, p)))), float(said_at(masks[n], p)))
+                    for p in own
+                ]
                 bce += sum(-math.log(p if t else 1 - p) for p, t in pairs) / len(pairs)
-                dice += 1 - (2 * sum(p * t for p, t in pairs) + 1) / (sum(p for p, _ in pairs) + sum(t for _, t in pairs) + 1)
+                dice += 1 - (2 * sum(p * t for p, t in pairs) + 1) / (
+                    sum(p for p, _ in pairs) + sum(t for _, t in pairs) + 1
+                )
     return bce, dice
 
 
-def ancestor_pairs(output: Output, weights: Weights, batch: Batch, matches: list[Match], stage: int) -> list[list[tuple[float, bool]]]:
+def ancestor_pairs(
+    output: Output, weights: Weights, batch: Batch, matches: list[Match], stage: int
+) -> list[list[tuple[float, bool]]]:
     """Of each image, for each ordered pair of matched queries, the ancestor logit and whether the labels say so."""
     found = []
     w1, w2 = (weight.detach() for weight in weights)
@@ -102,7 +133,9 @@ def ancestor_pairs(output: Output, weights: Weights, batch: Batch, matches: list
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 100])
-def test_mask_and_dice_are_means_over_matched_queries_point_by_point(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_and_dice_are_means_over_matched_queries_point_by_point(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scenes = [SCENES[0], SCENES[3]]  # both of 16 x 16 cells, and 48 points to choose from
     output = make_output(scenes, CANVAS)
     monkeypatch.setattr(module, "_CHUNK", chunk * (16 * 16 + 5 * 48))
@@ -156,17 +189,24 @@ def test_the_parts_of_a_step_add_up_to_the_step_whatever_their_padding(canvases:
     parts = [make_output(SCENES[cut], canvas) for cut, canvas in zip((slice(2), slice(2, 4)), canvases, strict=True)]
     totals = count_totals([make_batch([scene], CANVAS) for scene in SCENES], 6, CONFIG)
     again = make_weights()
-    added = [losses_of(SCENES[cut], part, again, totals) for cut, part in zip((slice(2), slice(2, 4)), parts, strict=True)]
+    added = [
+        losses_of(SCENES[cut], part, again, totals) for cut, part in zip((slice(2), slice(2, 4)), parts, strict=True)
+    ]
     for part in added:
         total_loss(part, CONFIG).backward()
     for name in NAMES:
         torch.testing.assert_close(added[0][name] + added[1][name], together[name])
     for name in ("pred_logits", "mask_embeddings", "queries"):
-        torch.testing.assert_close(torch.cat([getattr(part, name).grad for part in parts], 1), getattr(whole, name).grad)
+        torch.testing.assert_close(
+            torch.cat([getattr(part, name).grad for part in parts], 1), getattr(whole, name).grad
+        )
     for one, other in zip(weights, again, strict=True):
         torch.testing.assert_close(one.grad, other.grad)
     for i, scene in enumerate(SCENES):
-        maps = (image_cells(grad[j], scene.size) for grad, j in ((whole.mask_features.grad, i), (parts[i // 2].mask_features.grad, i % 2)))
+        maps = (
+            image_cells(grad[j], scene.size)
+            for grad, j in ((whole.mask_features.grad, i), (parts[i // 2].mask_features.grad, i % 2))
+        )
         torch.testing.assert_close(*maps)
 
 
@@ -193,11 +233,15 @@ def test_predictions_that_are_right_cost_next_to_nothing() -> None:
     config = LossConfig(points=1000, importance=0.0)
     matches = match_labels(output, batch, config, generators(SCENES[:1]))
     assert all(match.queries.tolist() == match.labels.tolist() == [[0, 1, 2]] * STAGES for match in matches)
-    found = segmentation_losses(output, weights, batch, matches, config, count_totals([batch], 3, config), generators(SCENES[:1]))
+    found = segmentation_losses(
+        output, weights, batch, matches, config, count_totals([batch], 3, config), generators(SCENES[:1])
+    )
     assert all(loss.item() < 5e-3 for loss in found.values())
     assert all(float(value) == 1 for value in ancestor_accuracy(output, weights, batch, matches).values())
     wrong = output._replace(mask_embeddings=-right)
-    costly = segmentation_losses(wrong, weights, batch, matches, config, count_totals([batch], 3, config), generators(SCENES[:1]))
+    costly = segmentation_losses(
+        wrong, weights, batch, matches, config, count_totals([batch], 3, config), generators(SCENES[:1])
+    )
     assert costly["mask"].item() > 100
     assert costly["dice"].item() > 0.9 * STAGES
 
@@ -210,11 +254,15 @@ def test_gradients_are_those_of_the_losses(importance: float) -> None:
     output = output._replace(mask_features=output.mask_features.detach()[:, :, :2, :3].requires_grad_())
     batch = make_batch(scenes, canvas)
 
-    def of_step(logits: torch.Tensor, embeddings: torch.Tensor, queries: torch.Tensor, corner: torch.Tensor, *pair: torch.Tensor) -> tuple:
+    def of_step(
+        logits: torch.Tensor, embeddings: torch.Tensor, queries: torch.Tensor, corner: torch.Tensor, *pair: torch.Tensor
+    ) -> tuple:
         maps = torch.linspace(-1, 1, 2 * CHANNELS * 64, dtype=torch.float64).view(2, CHANNELS, 8, 8)
         maps = functional.pad(corner, (0, 5, 0, 6)) + maps
         given = Output(logits, embeddings, queries, maps)
-        found = segmentation_losses(given, pair, batch, matches, config, count_totals([batch], 3, config), generators(scenes))
+        found = segmentation_losses(
+            given, pair, batch, matches, config, count_totals([batch], 3, config), generators(scenes)
+        )
         return tuple(found.values())
 
     matches = [
@@ -228,7 +276,11 @@ def test_a_batch_without_labels_teaches_classes_alone_and_gives_all_the_others_a
     scenes = [Scene(61, (40, 57), 0), Scene(62, (64, 64), 0)]
     output, weights = make_output(scenes, (64, 64)), make_weights()
     found = losses_of(scenes, output, weights)
-    assert {name: loss.item() for name, loss in found.items() if name != "class"} == {"mask": 0.0, "dice": 0.0, "ancestor": 0.0}
+    assert {name: loss.item() for name, loss in found.items() if name != "class"} == {
+        "mask": 0.0,
+        "dice": 0.0,
+        "ancestor": 0.0,
+    }
     assert found["class"].item() > 0
     for name in NAMES:
         assert found[name].requires_grad
@@ -254,7 +306,10 @@ def test_one_label_and_more_labels_than_queries(labels: int, dtype: torch.dtype)
     expected = sum(sum(math.log1p(math.exp(-z if t else z)) for z, t in own) / max(len(own), 1) for own in pairs)
     assert found["ancestor"].item() == pytest.approx(expected, rel=1e-5)
     bce, dice = naive_mask_losses(output, scenes, matches, 100)
-    assert (found["mask"].item(), found["dice"].item()) == (pytest.approx(bce / n, rel=1e-4), pytest.approx(dice / n, rel=1e-4))
+    assert (found["mask"].item(), found["dice"].item()) == (
+        pytest.approx(bce / n, rel=1e-4),
+        pytest.approx(dice / n, rel=1e-4),
+    )
     total_loss(found, CONFIG).backward()
     assert all(bool(leaf.grad.isfinite().all()) for leaf in leaves(output, weights).values())
 

@@ -20,7 +20,14 @@ BOXES = {  # id -> left, top, right, bottom, parent, score: two trees of three l
     5: (90, 40, 140, 90, 4, 0.1),
     6: (100, 50, 120, 70, 5, 0.6),
 }
-INSIDE = {1: (10, 100), 2: (60, 80), 3: (30, 40), 4: (84, 95), 5: (130, 80), 6: (110, 60)}  # id -> (x, y) where it is the smallest
+INSIDE = {
+    1: (10, 100),
+    2: (60, 80),
+    3: (30, 40),
+    4: (84, 95),
+    5: (130, 80),
+    6: (110, 60),
+}  # id -> (x, y) where it is the smallest
 BACKGROUND = (155, 5)
 STRANGE = 'sub/<img src=x onerror=alert(1)> "ü" #1 50%.png'
 EMPTY = "empty.png"
@@ -30,7 +37,9 @@ CROWDED = "crowded.png"
 def annotate(mask, annotation_id, parent, score):
     rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     box = tuple(int(side) for side in coco_mask.toBbox(rle))
-    return Annotation(annotation_id, {"size": [H, W], "counts": rle["counts"].decode()}, int(mask.sum()), box, score, parent=parent)
+    return Annotation(
+        annotation_id, {"size": [H, W], "counts": rle["counts"].decode()}, int(mask.sum()), box, score, parent=parent
+    )
 
 
 def rectangle(left, top, right, bottom):
@@ -43,7 +52,9 @@ def boxes_record(name, shift=0, ids=tuple(BOXES)):
     masks = []
     for i in ids:
         left, top, right, bottom, parent, score = BOXES[i]
-        masks.append(annotate(rectangle(left + shift, top, right + shift, bottom), i, parent if parent in ids else None, score))
+        masks.append(
+            annotate(rectangle(left + shift, top, right + shift, bottom), i, parent if parent in ids else None, score)
+        )
     return LabelRecord(name, H, W, tuple(masks))
 
 

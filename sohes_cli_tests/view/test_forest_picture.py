@@ -91,7 +91,11 @@ def test_the_caption_changes_with_the_score(photograph):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (5, 4000)])
 def test_odd_shapes_can_be_drawn(size):
-    record = LabelRecord("a.jpg", *size, (annotate((0, 0, size[1], size[0]), 1, size=size), annotate((0, 0, 1, 1), 2, parent=1, size=size)))
+    record = LabelRecord(
+        "a.jpg",
+        *size,
+        (annotate((0, 0, size[1], size[0]), 1, size=size), annotate((0, 0, 1, 1), 2, parent=1, size=size)),
+    )
     picture = draw_forest(np.full((*size, 3), GRAY, np.uint8), record, 10)
     assert picture.shape[0] > TILE_H
     assert picture.shape[1] > 2 * TILE_W

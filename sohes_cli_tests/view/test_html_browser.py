@@ -37,7 +37,9 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="neither Chromium with chromedriver nor Chrome is installed")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="neither Chromium with chromedriver nor Chrome is installed"
+)
 
 FLAGS = (
     "--headless=new",
@@ -155,7 +157,9 @@ class Viewer:
     def canvas(self, layer, side=0):
         """The pixels of a canvas, uint8 RGBA [H, W, 4]."""
         script = "return document.querySelectorAll(`canvas.${arguments[0]}`)[arguments[1]].toDataURL().split(',')[1]"
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(self.driver.execute_script(script, layer, side)))).convert("RGBA"))
+        return np.asarray(
+            Image.open(io.BytesIO(base64.b64decode(self.driver.execute_script(script, layer, side)))).convert("RGBA")
+        )
 
     def rows(self, side=0):
         """Id and level of each row of a tree from top to bottom, hidden or not."""
@@ -192,7 +196,9 @@ def test_an_image_is_opened_and_left_by_keyboard(viewer, report):
     viewer.press(Keys.END, Keys.ENTER)
     assert viewer.one("h1").text == STRANGE
     viewer.one(".stage")
-    assert viewer.driver.execute_async_script("document.querySelector('.stage img').decode().then(() => arguments[0](true))")
+    assert viewer.driver.execute_async_script(
+        "document.querySelector('.stage img').decode().then(() => arguments[0](true))"
+    )
     viewer.driver.back()
     viewer.one(".card")
     assert viewer.driver.execute_script("return document.activeElement.querySelector('.name').textContent") == STRANGE

@@ -38,7 +38,9 @@ def rectangle(left, top, right, bottom, shape=(H, W)):
 
 def make_record(name):
     whole, part, other = rectangle(2, 2, 40, 38), rectangle(5, 5, 20, 20), rectangle(45, 10, 58, 30)
-    return LabelRecord(name, H, W, (annotate(whole, 4, score=0.9), annotate(part, 7, 4, 0.25, 1), annotate(other, 9, score=0.125)))
+    return LabelRecord(
+        name, H, W, (annotate(whole, 4, score=0.9), annotate(part, 7, 4, 0.25, 1), annotate(other, 9, score=0.125))
+    )
 
 
 def make_store(root, records):
@@ -104,7 +106,9 @@ def test_every_asset_that_the_page_names_is_there(tmp_path, labels, images):
 
 def test_no_name_of_a_file_reaches_html_or_ends_a_script(tmp_path, labels, images):
     write_report(labels, images, tmp_path / "report", 1280, 60)
-    assert (tmp_path / "report/index.html").read_bytes() == (files("sohes_cli.view") / "html" / "report.html").read_bytes()
+    assert (tmp_path / "report/index.html").read_bytes() == (
+        files("sohes_cli.view") / "html" / "report.html"
+    ).read_bytes()
     for path in (tmp_path / "report/data").iterdir():
         assert b"<" not in path.read_bytes()
         assert path.read_bytes().isascii()
@@ -147,7 +151,9 @@ def test_a_large_photograph_and_its_masks_are_reduced_but_not_its_numbers(tmp_pa
     assert (data["height"], data["width"]) == (300, 400)
     shown = data["sides"][0]["masks"][0]
     assert (shown["area"], shown["bbox"]) == (200 * 180, [100, 60, 200, 180])
-    assert decode_mask({"size": [height, width], "counts": shown["counts"]}).mean() == pytest.approx(mask.mean(), abs=0.02)
+    assert decode_mask({"size": [height, width], "counts": shown["counts"]}).mean() == pytest.approx(
+        mask.mean(), abs=0.02
+    )
 
 
 @pytest.mark.parametrize("side", [64, 100, 333])
@@ -160,7 +166,10 @@ def test_a_panorama_keeps_to_the_longest_side(tmp_path, side):
 def test_reduced_masks_hold_the_pixels_at_the_centers():
     rng = np.random.default_rng(1)
     for height, width in [(7, 11), (13, 9), (40, 60), (1, 1), (39, 5)]:
-        masks = [rng.random((40, 60)) < share for share in (0.02, 0.5, 0.98)] + [rectangle(0, 0, 60, 40), rectangle(59, 39, 60, 40)]
+        masks = [rng.random((40, 60)) < share for share in (0.02, 0.5, 0.98)] + [
+            rectangle(0, 0, 60, 40),
+            rectangle(59, 39, 60, 40),
+        ]
         record = LabelRecord("a", 40, 60, tuple(annotate(mask, i + 1) for i, mask in enumerate(masks)))
         rows = ((np.arange(height) + 0.5) * 40 / height).astype(int)
         columns = ((np.arange(width) + 0.5) * 60 / width).astype(int)
@@ -173,7 +182,10 @@ def test_reduced_masks_hold_the_pixels_at_the_centers():
 def test_a_mask_too_small_to_be_met_keeps_a_pixel_in_its_place():
     places = [(0, 0), (0, 999), (499, 0), (499, 999), (123, 877)]
     record = LabelRecord(
-        "a", 500, 1000, tuple(annotate(rectangle(x, y, x + 1, y + 1, (500, 1000)), i + 1) for i, (y, x) in enumerate(places))
+        "a",
+        500,
+        1000,
+        tuple(annotate(rectangle(x, y, x + 1, y + 1, (500, 1000)), i + 1) for i, (y, x) in enumerate(places)),
     )
     for (y, x), annotation in zip(places, reduced_record(record, 50, 100).annotations, strict=True):
         small = decode_mask(annotation.segmentation)
@@ -290,7 +302,11 @@ def test_many_masks_are_paired_with_themselves(images):
 
 
 def test_images_of_two_sets_are_matched_by_their_names(tmp_path, labels, images):
-    other = open_labels(make_store(tmp_path / "other", [shifted_record("sub/a.png"), LabelRecord("a.png", H, W), shifted_record("q.png")]))
+    other = open_labels(
+        make_store(
+            tmp_path / "other", [shifted_record("sub/a.png"), LabelRecord("a.png", H, W), shifted_record("q.png")]
+        )
+    )
     summary = write_report(labels, images, tmp_path / "report", 1280, 60, other)
     assert (summary.n_written, summary.n_without_other, summary.n_other_only) == (5, 3, 1)
     index = index_of(tmp_path / "report")
@@ -318,7 +334,11 @@ def test_labels_of_another_size_are_refused(images):
 
 
 def coco_file(path, annotations):
-    content = {"images": [{"id": 3, "file_name": "a.png", "height": H, "width": W}], "annotations": annotations, "categories": []}
+    content = {
+        "images": [{"id": 3, "file_name": "a.png", "height": H, "width": W}],
+        "annotations": annotations,
+        "categories": [],
+    }
     path.write_text(json.dumps(content))
     return path
 
@@ -326,12 +346,22 @@ def coco_file(path, annotations):
 def test_a_coco_file_and_a_single_record_are_label_sets_too(tmp_path, labels):
     part = rectangle(5, 5, 20, 20)
     annotations = [
-        {"id": 50 + i, "image_id": 3, "category_id": 1, "iscrowd": 0, "segmentation": annotate(mask, 1).segmentation, "parent": parent}
+        {
+            "id": 50 + i,
+            "image_id": 3,
+            "category_id": 1,
+            "iscrowd": 0,
+            "segmentation": annotate(mask, 1).segmentation,
+            "parent": parent,
+        }
         for i, (mask, parent) in enumerate([(rectangle(2, 2, 40, 38), None), (part, 50)])
     ]
     coco = open_labels(coco_file(tmp_path / "gt.json", annotations))
     assert coco.names == ("a.png",)
-    assert [(a.id, a.parent, a.area) for a in coco.read(0).annotations] == [(50, None, 38 * 36), (51, 50, int(part.sum()))]
+    assert [(a.id, a.parent, a.area) for a in coco.read(0).annotations] == [
+        (50, None, 38 * 36),
+        (51, 50, int(part.sum())),
+    ]
     single = open_labels(labels.path / "sub/a.png.json")
     assert single.names == ("sub/a.png",)
     assert single.read(0) == make_record("sub/a.png")
@@ -340,7 +370,16 @@ def test_a_coco_file_and_a_single_record_are_label_sets_too(tmp_path, labels):
 def test_a_result_file_is_refused_because_it_names_no_images(tmp_path):
     result = tmp_path / "results.json"
     result.write_text(
-        json.dumps([{"image_id": 1, "category_id": 1, "score": 0.5, "segmentation": annotate(rectangle(0, 0, 5, 5), 1).segmentation}])
+        json.dumps(
+            [
+                {
+                    "image_id": 1,
+                    "category_id": 1,
+                    "score": 0.5,
+                    "segmentation": annotate(rectangle(0, 0, 5, 5), 1).segmentation,
+                }
+            ]
+        )
     )
     with pytest.raises(DatasetError, match="result file"):
         open_labels(result)

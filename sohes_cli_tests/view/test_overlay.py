@@ -101,7 +101,9 @@ def test_a_record_without_masks_shows_the_photograph(photograph):
 
 def test_a_huge_photograph_is_shown_reduced():
     size = (700, 4000)
-    record = LabelRecord("a.jpg", *size, (annotate((1000, 100, 2000, 500), 1, size=size), annotate((3999, 699, 1, 1), 2, size=size)))
+    record = LabelRecord(
+        "a.jpg", *size, (annotate((1000, 100, 2000, 500), 1, size=size), annotate((3999, 699, 1, 1), 2, size=size))
+    )
     shown = overlay(np.full((*size, 3), 200, np.uint8), record, 10)
     assert shown.shape == (280, LARGEST_SIDE, 3)
     assert (shown[140, 800] != 200).any()

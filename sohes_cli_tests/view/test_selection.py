@@ -17,7 +17,9 @@ SIZE = (100, 200)
 
 def annotate(i, parent=None, score=0.5, area=None, box=(0, 0, 10, 10)):
     """A mask of which only the figures matter."""
-    return Annotation(i, {"size": list(SIZE), "counts": "0"}, area if area is not None else 1000 - i, box, score, 0, parent)
+    return Annotation(
+        i, {"size": list(SIZE), "counts": "0"}, area if area is not None else 1000 - i, box, score, 0, parent
+    )
 
 
 def make_record(*annotations):
@@ -30,7 +32,9 @@ def records(draw):
     parents = [None if i == 0 else draw(st.none() | st.integers(1, i)) for i in range(n)]
     boxes = st.tuples(st.integers(0, 150), st.integers(0, 70), st.integers(1, 50), st.integers(1, 30))
     scores = st.sampled_from([0.1, 0.2, 0.5, 0.9])
-    return make_record(*(annotate(i + 1, parents[i], draw(scores), draw(st.integers(1, 500)), draw(boxes)) for i in range(n)))
+    return make_record(
+        *(annotate(i + 1, parents[i], draw(scores), draw(st.integers(1, 500)), draw(boxes)) for i in range(n))
+    )
 
 
 def ancestors_by_id(record):
@@ -64,7 +68,9 @@ def test_of_equal_scores_the_earlier_masks_are_kept():
 
 
 def test_a_part_moves_up_to_its_nearest_kept_ancestor():
-    record = make_record(annotate(1, score=0.9), annotate(2, 1, score=0.1), annotate(3, 2, score=0.1), annotate(4, 3, score=0.8))
+    record = make_record(
+        annotate(1, score=0.9), annotate(2, 1, score=0.1), annotate(3, 2, score=0.1), annotate(4, 3, score=0.8)
+    )
     assert [(a.id, a.parent, a.level) for a in select_masks(record, 2).annotations] == [(1, None, 0), (4, 1, 1)]
 
 

@@ -32,7 +32,11 @@ RECORD = LabelRecord(
 
 def printed(tree, color=False):
     console = Console(
-        file=io.StringIO(), width=200, force_terminal=color, color_system="truecolor" if color else None, legacy_windows=False
+        file=io.StringIO(),
+        width=200,
+        force_terminal=color,
+        color_system="truecolor" if color else None,
+        legacy_windows=False,
     )
     console.print(tree)
     return console.file.getvalue()

@@ -25,7 +25,13 @@ SHAPE = {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3}
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a run: a small ViT with random weights."""
-    description = {"format": BACKBONE_FORMAT, "name": "vit_tiny_patch16_224", "shape": SHAPE, "mean": [0.5] * 3, "std": [0.2] * 3}
+    description = {
+        "format": BACKBONE_FORMAT,
+        "name": "vit_tiny_patch16_224",
+        "shape": SHAPE,
+        "mean": [0.5] * 3,
+        "std": [0.2] * 3,
+    }
     write_tensors(tmp_path / "run" / BACKBONE_NAME, build_vit("vit_tiny_patch16_224", SHAPE).state_dict(), description)
     return tmp_path / "run"
 

@@ -168,8 +168,12 @@ def test_a_mismatch_leaves_the_model_untouched() -> None:
 
 
 def test_another_patch_size_is_refused_not_rescaled() -> None:
-    with pytest.raises(WeightsError, match=r"patch_embed.proj.weight is \[384, 3, 16, 16\] instead of \[384, 3, 8, 8\]"):
-        load_into(small_model("vit_small_patch8_224.dino"), small_model("vit_small_patch16_224.dino").state_dict(), "test")
+    with pytest.raises(
+        WeightsError, match=r"patch_embed.proj.weight is \[384, 3, 16, 16\] instead of \[384, 3, 8, 8\]"
+    ):
+        load_into(
+            small_model("vit_small_patch8_224.dino"), small_model("vit_small_patch16_224.dino").state_dict(), "test"
+        )
 
 
 def test_a_position_embedding_that_is_no_grid_is_refused() -> None:
@@ -242,7 +246,12 @@ def test_missing_files_folders_and_other_formats_are_wrong_usage(tmp_path: Path)
 
 
 def test_state_hash_ignores_order_and_nothing_else() -> None:
-    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1), "c": torch.ones(3, dtype=torch.bfloat16), "d": torch.ones(0)}
+    state = {
+        "a": torch.arange(6.0).reshape(2, 3),
+        "b": torch.tensor(1),
+        "c": torch.ones(3, dtype=torch.bfloat16),
+        "d": torch.ones(0),
+    }
     digest = state_sha256(state)
     assert state_sha256(dict(reversed(state.items()))) == digest
     assert state_sha256(state | {"a": state["a"].t().contiguous().t()}) == digest

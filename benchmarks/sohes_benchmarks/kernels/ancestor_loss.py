@@ -66,7 +66,9 @@ def _workload(case: Case, plan: Plan) -> Workload:
     def fused(queries: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
         return ancestor_loss(queries, w1, w2, ancestors, is_matched, backend="triton")
 
-    n_bytes, n_flops = compulsory_work(layers, images, matched, channels, dtype.itemsize, backward=case.mode == BACKWARD)
+    n_bytes, n_flops = compulsory_work(
+        layers, images, matched, channels, dtype.itemsize, backward=case.mode == BACKWARD
+    )
     return differentiable_workload(
         case,
         plan,
@@ -82,7 +84,9 @@ def _forests(images: int, n: int, device: str) -> tuple[Tensor, Tensor]:
     """Pre-order intervals of random forests, int32 [B, N] each: every node's parent is an earlier one or none."""
     rng = np.random.default_rng(n)
     intervals = [forest_intervals(rng.integers(-1, np.arange(n))) for _ in range(images)]
-    enter, leave = (torch.from_numpy(np.stack([interval[side] for interval in intervals])).to(device) for side in (0, 1))
+    enter, leave = (
+        torch.from_numpy(np.stack([interval[side] for interval in intervals])).to(device) for side in (0, 1)
+    )
     return enter, leave
 
 
@@ -93,7 +97,9 @@ def _matched(images: int, n: int, matched: int, device: str) -> Tensor:
     return torch.from_numpy(ranks < matched).to(device)
 
 
-def compulsory_work(layers: int, images: int, matched: int, channels: int, itemsize: int, *, backward: bool) -> tuple[int, int]:
+def compulsory_work(
+    layers: int, images: int, matched: int, channels: int, itemsize: int, *, backward: bool
+) -> tuple[int, int]:
     """Bytes and floating-point operations that no implementation can leave out.
 
     Args:

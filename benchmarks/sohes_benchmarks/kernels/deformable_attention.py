@@ -30,7 +30,10 @@ _STRIDES = (8, 16, 32)
 _HEADS, _HEAD_CHANNELS, _POINTS = 8, 32, 4
 _SPREAD_PX = 3.0
 _MARGIN_PX = 0.05  # from the middles of pixels, between which a sample is linear
-_FORWARD_FLOPS, _BACKWARD_FLOPS = 10, 20  # a point and channel: four corners and a weight; the same for each of its three gradients
+_FORWARD_FLOPS, _BACKWARD_FLOPS = (
+    10,
+    20,
+)  # a point and channel: four corners and a weight; the same for each of its three gradients
 
 
 def _cases(plan: Plan) -> list[Case]:
@@ -47,7 +50,12 @@ def _case(side: int, mode: str, dtype: str) -> Case:
     levels = {f"level_{k}": (side // stride, side // stride) for k, stride in enumerate(_STRIDES)}
     n_pixels = sum(math.prod(level) for level in levels.values())
     samples = (1, n_pixels, _HEADS, len(levels), _POINTS)
-    shapes = {"value": (1, n_pixels, _HEADS, _HEAD_CHANNELS), **levels, "sampling_locations": (*samples, 2), "attention_weights": samples}
+    shapes = {
+        "value": (1, n_pixels, _HEADS, _HEAD_CHANNELS),
+        **levels,
+        "sampling_locations": (*samples, 2),
+        "attention_weights": samples,
+    }
     return Case("deformable_attention", f"{side} px", mode, dtype, shapes)
 
 
@@ -74,7 +82,10 @@ def _workload(case: Case, plan: Plan) -> Workload:
         plan,
         reference,
         inputs,
-        {"cpu": (host_obstacle(plan), backend("cpu")), "triton": (kernel_obstacle(plan, *inputs.values()), backend("triton"))},
+        {
+            "cpu": (host_obstacle(plan), backend("cpu")),
+            "triton": (kernel_obstacle(plan, *inputs.values()), backend("triton")),
+        },
         compulsory_bytes=n_bytes,
         compulsory_flops=n_flops,
     )

@@ -34,7 +34,9 @@ _REFERENCE_COPIES = 4  # float64 or int64 matrices of all pixels that the refere
 def _cases(plan: Plan) -> list[Case]:
     sizes = ((100, 240, 320),) if plan.quick else ((475, 480, 640), (1000, 480, 640))
     return [
-        Case("mask_intersection", f"{n} masks of {width} x {height}", "forward", "uint64", {"masks": (n, height, width)})
+        Case(
+            "mask_intersection", f"{n} masks of {width} x {height}", "forward", "uint64", {"masks": (n, height, width)}
+        )
         for n, height, width in sizes
     ]
 
@@ -51,9 +53,17 @@ def _workload(case: Case, plan: Plan) -> Workload:
         return warmed(lambda: product(words))
 
     providers = (
-        Provider("reference", lambda: lambda: mask_intersections(packed, backend="reference"), _memory_obstacle(64 * packed.size)),
+        Provider(
+            "reference",
+            lambda: lambda: mask_intersections(packed, backend="reference"),
+            _memory_obstacle(64 * packed.size),
+        ),
         Provider("torch.compile", compile_product, compile_obstacle(plan), plan.device),
-        Provider("pycocotools", lambda: lambda: _ious(rles), evidence=lambda: intersections_of_ious(_ious(rles), areas, areas)),
+        Provider(
+            "pycocotools",
+            lambda: lambda: _ious(rles),
+            evidence=lambda: intersections_of_ious(_ious(rles), areas, areas),
+        ),
         Provider("cpu", lambda: lambda: mask_intersections(packed, backend="cpu")),
     )
     return Workload(case, providers, difference, compulsory_bytes=packed.nbytes + 8 * n * n)

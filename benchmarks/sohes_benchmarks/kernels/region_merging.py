@@ -45,14 +45,23 @@ _FEW_PATCHES = 60 * 60
 
 def _cases(plan: Plan) -> list[Case]:
     grids = ((24, 384),) if plan.quick else _GRIDS
-    kinds = [(side, channels, kind) for side, channels in grids for kind in _KINDS if kind != "background" or side <= _LARGEST_BACKGROUND]
+    kinds = [
+        (side, channels, kind)
+        for side, channels in grids
+        for kind in _KINDS
+        if kind != "background" or side <= _LARGEST_BACKGROUND
+    ]
     return [_case(*kind, plan) for kind in kinds]
 
 
 def _case(side: int, channels: int, kind: str, plan: Plan) -> Case:
     batch = 1 if plan.device == "cpu" else _BATCH
     distinct = min(batch, _DISTINCT if side * side <= _FEW_PATCHES else _DISTINCT_LARGE)
-    shapes = {"features": (batch, channels, side, side), "distinct_images": (distinct,), "thresholds": (len(THRESHOLDS),)}
+    shapes = {
+        "features": (batch, channels, side, side),
+        "distinct_images": (distinct,),
+        "thresholds": (len(THRESHOLDS),),
+    }
     return Case("region_merging", f"{kind} {side} x {side} x {channels}", "forward", "float32", shapes)
 
 
@@ -70,8 +79,15 @@ def _workload(case: Case, plan: Plan) -> Workload:
         return {"maps": one_by_one(_merger("cpu"))(), "mergings": _mergings(images, edges, "cpu")}
 
     providers = (
-        Provider("reference", lambda: one_by_one(_merger("reference")), items=n_distinct, evidence=lambda: _truth(images, edges, side)),
-        Provider("heapq", lambda: one_by_one(lazy_heap), items=n_distinct, evidence=lambda: {"maps": one_by_one(lazy_heap)()}),
+        Provider(
+            "reference",
+            lambda: one_by_one(_merger("reference")),
+            items=n_distinct,
+            evidence=lambda: _truth(images, edges, side),
+        ),
+        Provider(
+            "heapq", lambda: one_by_one(lazy_heap), items=n_distinct, evidence=lambda: {"maps": one_by_one(lazy_heap)()}
+        ),
         Provider("cpu", lambda: one_by_one(_merger("cpu")), items=n_distinct, evidence=merge_cpu),
         _triton_provider(images, batch, edges, plan),
     )
@@ -85,12 +101,17 @@ def _merger(backend: Any) -> Callable[[Features], Sequence[Maps]]:
 
 
 def _mergings(images: list[Features], edges: NDArray[np.int64], backend: Any) -> list[RegionMerging]:
-    return merge_region_graphs([(image.reshape(len(image), -1).T, edges) for image in images], THRESHOLDS, backend=backend)
+    return merge_region_graphs(
+        [(image.reshape(len(image), -1).T, edges) for image in images], THRESHOLDS, backend=backend
+    )
 
 
 def _truth(images: list[Features], edges: NDArray[np.int64], side: int) -> dict[str, Any]:
     mergings = _mergings(images, edges, "reference")
-    return {"maps": np.stack([merging.partitions.reshape(-1, side, side) for merging in mergings]), "mergings": mergings}
+    return {
+        "maps": np.stack([merging.partitions.reshape(-1, side, side) for merging in mergings]),
+        "mergings": mergings,
+    }
 
 
 def _triton_provider(images: list[Features], batch: int, edges: NDArray[np.int64], plan: Plan) -> Provider:
@@ -187,7 +208,9 @@ def lazy_heap(features: Features) -> list[Maps]:
             sums[a] += sums[b]
             norms[a] = np.sqrt((sums[a].astype(np.float64) ** 2).sum())
             around = np.fromiter(neighbors[a], dtype=np.int64)
-            cosines = ((sums[around].astype(np.float64) @ sums[a].astype(np.float64)) / (norms[around] * norms[a])).astype(np.float32)
+            cosines = (
+                (sums[around].astype(np.float64) @ sums[a].astype(np.float64)) / (norms[around] * norms[a])
+            ).astype(np.float32)
             for c, cosine in zip(around.tolist(), cosines.tolist(), strict=True):
                 heapq.heappush(heap, (-cosine, min(a, c), max(a, c), merges))
         maps.append(np.unique(root, return_inverse=True)[1].reshape(height, width))

@@ -93,7 +93,9 @@ class _Learners:
     @cached_property
     def truth(self) -> dict[str, float]:
         """The losses of a first step: for the initial labels those of phase 2, for the teacher's those of a step with both branches."""
-        return _losses(self.instruct_step()) | {name: value for name, value in self.first(()).items() if name.endswith("_teacher")}
+        return _losses(self.instruct_step()) | {
+            name: value for name, value in self.first(()).items() if name.endswith("_teacher")
+        }
 
     @cache  # noqa: B019 (they live as long as a case)
     def first(self, assignments: tuple[str, ...]) -> dict[str, float]:
@@ -113,7 +115,9 @@ def _workload(case: Case, plan: Plan) -> Workload:
         step, first = partial(learners.step, assignments), partial(learners.first, assignments)
         return Provider(name, lambda: step, "", plan.device, items, evidence=first)
 
-    instruct = Provider("instruct", lambda: learners.instruct_step, "", plan.device, items, evidence=lambda: learners.truth)
+    instruct = Provider(
+        "instruct", lambda: learners.instruct_step, "", plan.device, items, evidence=lambda: learners.truth
+    )
     return Workload(
         case,
         (instruct, *(variant(name, assignments) for name, assignments in _VARIANTS.items())),

@@ -63,7 +63,9 @@ def sohes_scores(truth: Path, results: Path) -> Scores:
     from sohes_cli.evaluation.session import evaluate_predictions
     from sohes_cli.labels.sources import open_source
 
-    scores: Scores = evaluate_predictions(open_source(truth), results, workers=1, quiet=True).evaluation.all_images.summary()
+    scores: Scores = evaluate_predictions(
+        open_source(truth), results, workers=1, quiet=True
+    ).evaluation.all_images.summary()
     return scores
 
 
@@ -86,7 +88,8 @@ def _write_set(folder: Path, case: Case) -> tuple[Path, Path]:
         truth["images"].append({"id": image_id, "file_name": f"{image_id}.jpg", "height": height, "width": width})
         first = len(truth["annotations"]) + 1
         truth["annotations"] += [
-            {"id": first + k, "image_id": image_id, "category_id": 1, "iscrowd": 0, **fields} for k, fields in enumerate(_fields(masks))
+            {"id": first + k, "image_id": image_id, "category_id": 1, "iscrowd": 0, **fields}
+            for k, fields in enumerate(_fields(masks))
         ]
         found, scores = _predictions(rng, masks, predicted)
         results += [
@@ -106,12 +109,18 @@ def _fields(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     rles = coco_rles(masks)
     boxes = coco_mask.toBbox(rles)
     return [
-        {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}, "area": int(mask.sum()), "bbox": box.tolist()}
+        {
+            "segmentation": {"size": rle["size"], "counts": rle["counts"].decode()},
+            "area": int(mask.sum()),
+            "bbox": box.tolist(),
+        }
         for rle, mask, box in zip(rles, masks, boxes, strict=True)
     ]
 
 
-def _predictions(rng: np.random.Generator, masks: NDArray[np.bool_], count: int) -> tuple[NDArray[np.bool_], list[float]]:
+def _predictions(
+    rng: np.random.Generator, masks: NDArray[np.bool_], count: int
+) -> tuple[NDArray[np.bool_], list[float]]:
     """Some annotations a few pixels away and chance ellipses besides, bool [count, H, W], and a distinct score for each."""
     n_found = min(int(_FOUND_SHARE * count), len(masks))
     shifts = rng.integers(-_LARGEST_SHIFT, _LARGEST_SHIFT + 1, (n_found, 2))

@@ -52,12 +52,15 @@ class StageClock:
         photographs = [runs[1:] or runs for runs in self._runs.values()]
         steps = list(dict.fromkeys(step for runs in photographs for seconds in runs for step in seconds))
         return {
-            step: 1000 * statistics.mean(statistics.median(seconds.get(step, 0.0) for seconds in runs) for runs in photographs)
+            step: 1000
+            * statistics.mean(statistics.median(seconds.get(step, 0.0) for seconds in runs) for runs in photographs)
             for step in steps
         }
 
 
-def exploration(settings: list[str], paths: list[Path], working_size: int, clock: StageClock) -> Callable[[], list[LabelRecord]]:
+def exploration(
+    settings: list[str], paths: list[Path], working_size: int, clock: StageClock
+) -> Callable[[], list[LabelRecord]]:
     """A call that explores photographs, with the backbone built beforehand.
 
     Args:
@@ -108,8 +111,12 @@ def _workload(case: Case, plan: Plan) -> Workload:
     clock = StageClock()
     explore = exploration(SETTINGS[case.name], paths, working_size, clock)
     providers = (
-        Provider("felzenszwalb", lambda: lambda: [felzenszwalb_pool(path) for path in paths], items=len(paths), evidence=list),
-        Provider("sohes", lambda: explore, items=len(paths), evidence=lambda: [explore(), explore()], steps=clock.medians_ms),
+        Provider(
+            "felzenszwalb", lambda: lambda: [felzenszwalb_pool(path) for path in paths], items=len(paths), evidence=list
+        ),
+        Provider(
+            "sohes", lambda: explore, items=len(paths), evidence=lambda: [explore(), explore()], steps=clock.medians_ms
+        ),
     )
     return Workload(case, providers, lambda runs, _: _difference(runs), close=folder.cleanup)
 

@@ -63,7 +63,10 @@ def build_mask2former(model: EntityModel, loss: LossConfig) -> Any:
     Raises:
         ValueError: if the library has no such network.
     """
-    library, parts = import_module("transformers"), import_module("transformers.models.mask2former.modeling_mask2former")
+    library, parts = (
+        import_module("transformers"),
+        import_module("transformers.models.mask2former.modeling_mask2former"),
+    )
     sizes = model.config
     if sizes.pixel_points != _PIXEL_POINTS:
         raise ValueError(f"transformers' pixel decoder has {_PIXEL_POINTS} points a level, not {sizes.pixel_points}")
@@ -71,7 +74,9 @@ def build_mask2former(model: EntityModel, loss: LossConfig) -> Any:
     peer = library.Mask2FormerForUniversalSegmentation(config)
     level = peer.model.pixel_level_module
     level.encoder, level.decoder = nn.Identity(), parts.Mask2FormerPixelDecoder(config, [model.backbone.channels] * 4)
-    peer.load_state_dict({"criterion.empty_weight": peer.criterion.empty_weight, **_renamed(model.state_dict(), peer.state_dict())})
+    peer.load_state_dict(
+        {"criterion.empty_weight": peer.criterion.empty_weight, **_renamed(model.state_dict(), peer.state_dict())}
+    )
     level.encoder = _Maps(model.backbone)
     return peer
 
@@ -136,11 +141,16 @@ class Mask2FormerLearner:
         dtype: of autocast; float32 for none.
     """
 
-    def __init__(self, model: EntityModel, config: TrainConfig, batch: Batch, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: EntityModel, config: TrainConfig, batch: Batch, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._network = build_mask2former(model, config.loss).to(device).train()
         self._config, self._device, self._dtype = config.optimizer, device, dtype
         self._optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=config.optimizer.learning_rate, weight_decay=config.optimizer.weight_decay, fused=True
+            self._network.parameters(),
+            lr=config.optimizer.learning_rate,
+            weight_decay=config.optimizer.weight_decay,
+            fused=True,
         )
         self._batch = batch
         self._masks = [masks.to(device) for masks in label_masks(batch)]
@@ -172,7 +182,9 @@ class Mask2FormerSegmenter:
         min_score: the least score of a mask.
     """
 
-    def __init__(self, model: EntityModel, loss: LossConfig, side: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: EntityModel, loss: LossConfig, side: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
         self._network = build_mask2former(model, loss).to(device).eval()
         self._processor = import_module("transformers").Mask2FormerImageProcessor(size={"height": side, "width": side})
         self._device, self._dtype = device, dtype

@@ -38,7 +38,9 @@ def _scene(number: int, labels: int, side: int) -> Example:
     for mask in masks:  # parts come after their wholes
         pixels[mask] = pixels[mask] // 2 + rng.integers(0, 128, 3, dtype=np.uint8)
     bits = torch.from_numpy(PackedMasks.from_masks(masks).to_bytes())
-    return Example(number, f"scene {number}", torch.from_numpy(pixels), bits, torch.from_numpy(parents.astype(np.int64)))
+    return Example(
+        number, f"scene {number}", torch.from_numpy(pixels), bits, torch.from_numpy(parents.astype(np.int64))
+    )
 
 
 def label_masks(batch: Batch) -> list[Tensor]:

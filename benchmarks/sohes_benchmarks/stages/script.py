@@ -28,7 +28,12 @@ def options(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--presets", nargs="+", choices=TRAIN_PRESETS, help="of sohes train, whose models are measured")
-    parser.add_argument("--threads", type=int, default=1, help="of what runs on the processor; with 1 its clock is read, else the wall's")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of what runs on the processor; with 1 its clock is read, else the wall's",
+    )
     parser.add_argument("--quick", action="store_true", help="the smallest case, within a minute")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write; a picture is written beside it")
     return parser
@@ -51,7 +56,12 @@ def run_stage(benchmark: Benchmark, arguments: argparse.Namespace, cases: Sequen
     chosen = dataclasses.replace(benchmark, cases=lambda _: cases) if cases else benchmark
     results = empty_results(plan)
     try:
-        run_suite(plan, results, [chosen], announce=lambda case, number, total: print(f"{number + 1} of {total}: {case.name}", flush=True))
+        run_suite(
+            plan,
+            results,
+            [chosen],
+            announce=lambda case, number, total: print(f"{number + 1} of {total}: {case.name}", flush=True),
+        )
     finally:
         write_results(arguments.out, results)
         draw_figure(arguments.out.with_suffix(".png"), results)
@@ -66,14 +76,20 @@ def print_table(results: Results) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{results.conditions['device']}, {results.conditions['threads']} thread(s), commit {results.conditions['commit']}")
+    table = Table(
+        title=f"{results.conditions['device']}, {results.conditions['threads']} thread(s), commit {results.conditions['commit']}"
+    )
     for column in ("case", "dtype", "provider"):
         table.add_column(column)
     for column in ("images a second", "seconds an image", "20 to 80%", "times as fast", "MB"):
         table.add_column(column, justify="right")
     for row in results.rows:
         seconds = [time / row.items / 1000 for time in (row.median_ms, row.p20_ms, row.p80_ms) if time]
-        numbers = [f"{1 / seconds[0]:.3g}", f"{seconds[0]:.3g}", f"{seconds[1]:.3g} to {seconds[2]:.3g}"] if seconds else ["-"] * 3
+        numbers = (
+            [f"{1 / seconds[0]:.3g}", f"{seconds[0]:.3g}", f"{seconds[1]:.3g} to {seconds[2]:.3g}"]
+            if seconds
+            else ["-"] * 3
+        )
         memory = "-" if row.peak_memory_bytes is None else f"{row.peak_memory_bytes / 1e6:,.0f}"
         table.add_row(row.case, row.dtype, row.provider, *numbers, shown_ratio(row), memory)
     console = Console(width=150, highlight=False)

@@ -76,7 +76,13 @@ def segment_case(preset: str, device: Device, *, side: int) -> Case:
         side: in pixels, a multiple of the network's stride.
     """
     masks = min(_MASKS, train_config(preset).model.queries)
-    return Case("segment", f"{preset}, {side} px", "photograph", DTYPES[device], {"photograph": (side, side, 3), "masks": (masks,)})
+    return Case(
+        "segment",
+        f"{preset}, {side} px",
+        "photograph",
+        DTYPES[device],
+        {"photograph": (side, side, 3), "masks": (masks,)},
+    )
 
 
 def _cases(plan: Plan) -> list[Case]:
@@ -109,7 +115,9 @@ class _Segmenters:
 
         def segmenter(min_score: float) -> Segmenter:
             config = SegmentConfig(min_score=min_score, nms_iou=1.0)
-            return Segmenter(model, len(self.photograph), config, device=self.device, precision=PRECISIONS[self.case.dtype])
+            return Segmenter(
+                model, len(self.photograph), config, device=self.device, precision=PRECISIONS[self.case.dtype]
+            )
 
         return segmenter(self._threshold(segmenter(0.0)(self.photograph).scores))
 
@@ -138,7 +146,9 @@ class _Segmenters:
     def _threshold(self, scores: NDArray[np.float64]) -> float:
         """A score that as many masks reach as the case asks for."""
         (masks,) = self.case.shapes["masks"]
-        return max(0.0, float(np.sort(scores)[-min(masks, len(scores))]) - 1e-6)  # one program rounds scores to 6 digits
+        return max(
+            0.0, float(np.sort(scores)[-min(masks, len(scores))]) - 1e-6
+        )  # one program rounds scores to 6 digits
 
     def segment(self, backends: Mapping[str, str]) -> Prediction:
         """What ours finds with these backends."""
@@ -187,7 +197,9 @@ def _provider(segmenters: _Segmenters, backends: Mapping[str, str]) -> Provider:
         return partial(segmenters.segment, backends)
 
     obstacle = variant_obstacle(backends, segmenters.device)
-    return Provider(variant_name(backends), prepare, obstacle, segmenters.device, evidence=lambda: segmenters.found(backends))
+    return Provider(
+        variant_name(backends), prepare, obstacle, segmenters.device, evidence=lambda: segmenters.found(backends)
+    )
 
 
 def _difference(found: Found, truth: Found) -> str:

@@ -62,7 +62,9 @@ class Evidence(NamedTuple):
     bound: float = 0.0
 
 
-def step_case(preset: str, device: Device, *, side: int, labels: int, images: int = _IMAGES, stage: str = "train") -> Case:
+def step_case(
+    preset: str, device: Device, *, side: int, labels: int, images: int = _IMAGES, stage: str = "train"
+) -> Case:
     """A case with the model of a preset of `sohes train`.
 
     Args:
@@ -73,7 +75,11 @@ def step_case(preset: str, device: Device, *, side: int, labels: int, images: in
         images: of a step.
         stage: whose case it is.
     """
-    shapes = {"images": (images, 3, side, side), "labels": (labels,), "points": (step_config(preset, "float32").loss.points,)}
+    shapes = {
+        "images": (images, 3, side, side),
+        "labels": (labels,),
+        "points": (step_config(preset, "float32").loss.points,),
+    }
     return Case(stage, f"{preset}, {side} px", "step", DTYPES[device], shapes)
 
 
@@ -81,7 +87,9 @@ def step_cases(plan: Plan, stage: str = "train") -> list[Case]:
     """The cases of a plan for a stage that takes steps."""
     if plan.quick:
         return [step_case("tiny", plan.device, side=_QUICK_SIDE, labels=_QUICK_LABELS, images=1, stage=stage)]
-    presets = ("tiny",) if plan.device == "cpu" else TRAIN_PRESETS  # the script of this stage has the others, which take minutes each there
+    presets = (
+        ("tiny",) if plan.device == "cpu" else TRAIN_PRESETS
+    )  # the script of this stage has the others, which take minutes each there
     size = {"side": SIDES[plan.device], "labels": LABELS[plan.device]}
     return [step_case(preset, plan.device, **size, stage=stage) for preset in presets]
 
@@ -139,7 +147,9 @@ class _Learners:
         """A step of ours from the weights at the first call of this, before which no other step must be taken."""
         self.ours.network.load_state_dict(self._start)
         numbers = self.step(backends)
-        numbers["loss without ancestors"] = numbers["loss"] - self.config.loss.ancestor_weight * numbers["loss_ancestor"]
+        numbers["loss without ancestors"] = (
+            numbers["loss"] - self.config.loss.ancestor_weight * numbers["loss_ancestor"]
+        )
         return Evidence(numbers, _BOUNDS[self.dtype])
 
     def first_peer_step(self) -> Evidence:
@@ -151,7 +161,12 @@ def _workload(case: Case, plan: Plan) -> Workload:
     learners = _Learners(case, plan.device)
     items = case.shapes["images"][0]
     peer = Provider(
-        "transformers", lambda: learners.peer.step, mask2former_obstacle(), plan.device, items, evidence=learners.first_peer_step
+        "transformers",
+        lambda: learners.peer.step,
+        mask2former_obstacle(),
+        plan.device,
+        items,
+        evidence=learners.first_peer_step,
     )
     replaced = [{name: backend} for name, backend in _REPLACED[plan.device].items()]
     return Workload(
@@ -169,7 +184,14 @@ def _provider(learners: _Learners, backends: Mapping[str, str], items: int) -> P
         return partial(learners.step, backends)
 
     obstacle = variant_obstacle(backends, learners.device)
-    return Provider(variant_name(backends), prepare, obstacle, learners.device, items, evidence=lambda: learners.first_step(backends))
+    return Provider(
+        variant_name(backends),
+        prepare,
+        obstacle,
+        learners.device,
+        items,
+        evidence=lambda: learners.first_step(backends),
+    )
 
 
 def _difference(found: Evidence, truth: Evidence) -> str:

@@ -141,13 +141,19 @@ def _check_float(queries: Tensor, w1: Tensor, w2: Tensor) -> None:
     import torch
 
     if queries.ndim != 4 or not queries.is_floating_point() or queries.shape[-1] == 0:
-        raise ValueError(f"queries must be float [L, B, N, C], C at least 1, not {queries.dtype} of shape {tuple(queries.shape)}")
+        raise ValueError(
+            f"queries must be float [L, B, N, C], C at least 1, not {queries.dtype} of shape {tuple(queries.shape)}"
+        )
     channels = queries.shape[-1]
     for name, weight in (("w1", w1), ("w2", w2)):
         if weight.shape != (channels, channels) or not weight.is_floating_point():
-            raise ValueError(f"{name} must be float [{channels}, {channels}], not {weight.dtype} of shape {tuple(weight.shape)}")
+            raise ValueError(
+                f"{name} must be float [{channels}, {channels}], not {weight.dtype} of shape {tuple(weight.shape)}"
+            )
         if weight.dtype != queries.dtype and not torch.is_autocast_enabled(queries.device.type):
-            raise ValueError(f"{name} must be {queries.dtype} as the queries are, not {weight.dtype}, outside of torch.autocast")
+            raise ValueError(
+                f"{name} must be {queries.dtype} as the queries are, not {weight.dtype}, outside of torch.autocast"
+            )
         _check_device(name, weight, queries)
 
 

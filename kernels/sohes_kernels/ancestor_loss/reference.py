@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["ancestor_loss_reference", "ancestor_matrix"]
 
 
-def ancestor_loss_reference(queries: Tensor, w1: Tensor, w2: Tensor, ancestors: Ancestors, is_matched: Tensor) -> Tensor:
+def ancestor_loss_reference(
+    queries: Tensor, w1: Tensor, w2: Tensor, ancestors: Ancestors, is_matched: Tensor
+) -> Tensor:
     """Mean binary cross entropy over ordered pairs of matched queries; see `ancestor_loss` for the contract.
 
     Args:
@@ -35,7 +37,9 @@ def ancestor_loss_reference(queries: Tensor, w1: Tensor, w2: Tensor, ancestors: 
         float32 (float64 for float64 queries), [L, B].
     """
     n_queries, channels = queries.shape[2:]
-    queries = queries.masked_fill(~is_matched[..., None], 0)  # a NaN there would spread through the gradient of w1 and w2
+    queries = queries.masked_fill(
+        ~is_matched[..., None], 0
+    )  # a NaN there would spread through the gradient of w1 and w2
     logits = (queries @ w1) @ (queries @ w2).mT / math.sqrt(channels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     target = ancestor_matrix(ancestors).to(logits.dtype).expand_as(logits)

@@ -51,12 +51,16 @@ def _list_matched_kernel(
     for start in range(0, n_queries, BLOCK_N):
         offs_n = start + tl.arange(0, BLOCK_N).to(tl.int64)
         mask_n = offs_n < n_queries
-        is_matched = tl.load(is_matched_ptr + layer * stride_ml + image * stride_mb + offs_n * stride_mn, mask=mask_n, other=0)
+        is_matched = tl.load(
+            is_matched_ptr + layer * stride_ml + image * stride_mb + offs_n * stride_mn, mask=mask_n, other=0
+        )
         taken = (is_matched != 0).to(tl.int32)
         place = count + tl.cumsum(taken, 0) - taken
         tl.store(nodes_ptr + place, offs_n.to(tl.int32), mask=taken != 0)
         if HAS_INTERVALS:
-            enter = tl.load(enter_ptr + layer * stride_el + image * stride_eb + offs_n * stride_en, mask=mask_n, other=0)
+            enter = tl.load(
+                enter_ptr + layer * stride_el + image * stride_eb + offs_n * stride_en, mask=mask_n, other=0
+            )
             leave = tl.load(exit_ptr + layer * stride_xl + image * stride_xb + offs_n * stride_xn, mask=mask_n, other=0)
             tl.store(nodes_ptr + n_queries + place, enter.to(tl.int32), mask=taken != 0)
             tl.store(nodes_ptr + 2 * n_queries + place, leave.to(tl.int32), mask=taken != 0)
@@ -68,7 +72,9 @@ def _list_matched_kernel(
 @triton.jit
 def _load_rows(ptr, rows, mask_rows, offs_c, stride_n, C: tl.constexpr, WIDEN: tl.constexpr):
     """Channels `offs_c` of some rows of one image, 0 where there is no row or no channel; offsets within an image fit 32 bits."""
-    values = tl.load(ptr + rows[:, None] * stride_n + offs_c[None, :], mask=mask_rows[:, None] & (offs_c < C)[None, :], other=0.0)
+    values = tl.load(
+        ptr + rows[:, None] * stride_n + offs_c[None, :], mask=mask_rows[:, None] & (offs_c < C)[None, :], other=0.0
+    )
     return values.to(tl.float32) if WIDEN else values
 
 
@@ -197,7 +203,9 @@ def ancestor_loss_triton(queries: Tensor, w1: Tensor, w2: Tensor, ancestors: Anc
     Returns:
         float32 [L, B].
     """
-    queries = queries.masked_fill(~is_matched[..., None], 0)  # a NaN there would spread through the gradient of w1 and w2
+    queries = queries.masked_fill(
+        ~is_matched[..., None], 0
+    )  # a NaN there would spread through the gradient of w1 and w2
     projections = queries @ torch.cat([w1, w2], dim=1)  # A and B side by side, [L, B, N, 2C]
     loss: Tensor = _PairLoss.apply(projections, ancestors, is_matched)
     return loss
@@ -217,7 +225,14 @@ def _block_sizes(channels: int, item_bytes: int) -> dict[str, int]:
     else:
         block_c, block_k, other = min(row, 128), min(row, 32), 32
     warps = 4 if block_c <= 64 else 8
-    return {"BLOCK_OWN": 64, "BLOCK_OTHER": other, "BLOCK_C": block_c, "BLOCK_K": block_k, "num_warps": warps, "num_stages": 2}
+    return {
+        "BLOCK_OWN": 64,
+        "BLOCK_OTHER": other,
+        "BLOCK_C": block_c,
+        "BLOCK_K": block_k,
+        "num_warps": warps,
+        "num_stages": 2,
+    }
 
 
 def _layer_strides(tensor: Tensor, n_dims: int) -> tuple[int, ...]:
@@ -225,7 +240,9 @@ def _layer_strides(tensor: Tensor, n_dims: int) -> tuple[int, ...]:
     return (0,) * (n_dims - tensor.ndim) + tensor.stride()
 
 
-def _list_matched(is_matched: Tensor, ancestors: Ancestors, n_layers: int, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _list_matched(
+    is_matched: Tensor, ancestors: Ancestors, n_layers: int, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Rows and intervals of matched queries, int32 [L B, 3, N], their number, int32 [L, B], and the gradient's factor, float32 [L, B]."""
     n_images, n_queries = is_matched.shape[-2:]
     nodes = is_matched.new_empty((n_layers * n_images, 3, n_queries), dtype=torch.int32)
@@ -241,7 +258,9 @@ def _list_matched(is_matched: Tensor, ancestors: Ancestors, n_layers: int, scale
     return nodes, counts, factors
 
 
-def _launch(projections: Tensor, ancestors: Ancestors, is_matched: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _launch(
+    projections: Tensor, ancestors: Ancestors, is_matched: Tensor, *, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, float32 [L, B]; the gradients up to a factor, like the projections [L, B, N, 2C]; and the factor, float32 [L, B]."""
     n_layers, n_images, n_queries, width = projections.shape
     channels = width // 2
@@ -274,7 +293,9 @@ class _PairLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, projections: Tensor, ancestors: Ancestors, is_matched: Tensor) -> Tensor:
-        loss, gradients, factors = _launch(projections.contiguous(), ancestors, is_matched, with_gradient=ctx.needs_input_grad[0])
+        loss, gradients, factors = _launch(
+            projections.contiguous(), ancestors, is_matched, with_gradient=ctx.needs_input_grad[0]
+        )
         ctx.save_for_backward(gradients, factors)
         return loss
 

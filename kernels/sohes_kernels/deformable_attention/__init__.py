@@ -70,7 +70,11 @@ def deformable_attention(
     shapes = _checked_shapes(spatial_shapes)
     _check_tensors(value, shapes, sampling_locations, attention_weights)
     inputs = (value, sampling_locations, attention_weights)
-    obstacles = {"triton": lambda: triton_obstacle(*inputs), "cpu": lambda: _cpu_obstacle(value, shapes), "reference": can_always_run}
+    obstacles = {
+        "triton": lambda: triton_obstacle(*inputs),
+        "cpu": lambda: _cpu_obstacle(value, shapes),
+        "reference": can_always_run,
+    }
     chosen = choose_backend("deformable_attention", backend, obstacles, is_on_gpu=value.is_cuda)
     if chosen == "triton":
         from sohes_kernels.deformable_attention.triton_kernel import deformable_attention_triton as attend
@@ -88,7 +92,9 @@ def _checked_shapes(spatial_shapes: Sequence[tuple[int, int]]) -> tuple[tuple[in
     except (TypeError, ValueError):  # no integer, no pair
         shapes = ()
     if not shapes or any(size < 1 for shape in shapes for size in shape):
-        raise ValueError(f"spatial_shapes must hold one or more pairs of integers (height, width), each at least 1, not {spatial_shapes!r}")
+        raise ValueError(
+            f"spatial_shapes must hold one or more pairs of integers (height, width), each at least 1, not {spatial_shapes!r}"
+        )
     return shapes
 
 
@@ -101,17 +107,25 @@ def _integer(number: int) -> int:
 def _check_tensors(value: Tensor, shapes: tuple[tuple[int, int], ...], locations: Tensor, weights: Tensor) -> None:
     """Compare the tensors' shapes, precisions and devices with one another."""
     if value.ndim != 4 or 0 in value.shape[2:]:
-        raise ValueError(f"value must be [B, S, M, D] with at least one head and channel, not of shape {tuple(value.shape)}")
+        raise ValueError(
+            f"value must be [B, S, M, D] with at least one head and channel, not of shape {tuple(value.shape)}"
+        )
     batch, n_pixels, heads, _ = value.shape
     if n_pixels != sum(height * width for height, width in shapes):
         raise ValueError(f"levels of {shapes} have {sum(h * w for h, w in shapes)} pixels, but value has {n_pixels}")
     if locations.ndim != 6 or locations.shape[-1] != 2 or locations.shape[4] == 0:
-        raise ValueError(f"sampling_locations must be [B, Q, M, L, P, 2] with at least one point, not of shape {tuple(locations.shape)}")
+        raise ValueError(
+            f"sampling_locations must be [B, Q, M, L, P, 2] with at least one point, not of shape {tuple(locations.shape)}"
+        )
     expected = (batch, heads, len(shapes))
     if (locations.shape[0], locations.shape[2], locations.shape[3]) != expected:
-        raise ValueError(f"sampling_locations {tuple(locations.shape)} must be for the B, M, L = {expected} of value and spatial_shapes")
+        raise ValueError(
+            f"sampling_locations {tuple(locations.shape)} must be for the B, M, L = {expected} of value and spatial_shapes"
+        )
     if weights.shape != locations.shape[:-1]:
-        raise ValueError(f"attention_weights must be of shape {tuple(locations.shape[:-1])}, not {tuple(weights.shape)}")
+        raise ValueError(
+            f"attention_weights must be of shape {tuple(locations.shape[:-1])}, not {tuple(weights.shape)}"
+        )
     for name, tensor in (("value", value), ("sampling_locations", locations), ("attention_weights", weights)):
         if not tensor.is_floating_point():
             raise ValueError(f"{name} must hold floating-point numbers, not {tensor.dtype}")

@@ -23,7 +23,15 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from sohes_kernels.deformable_attention.lanes import N_LANES, lanes_of, load_lanes, plus_product, store_lanes, sum_of, totals_of
+from sohes_kernels.deformable_attention.lanes import (
+    N_LANES,
+    lanes_of,
+    load_lanes,
+    plus_product,
+    store_lanes,
+    sum_of,
+    totals_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +52,9 @@ _THREADED = 2**20  # products of a channel with a weight from which on threads s
 _compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 
 
-def deformable_attention_cpu(value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor) -> Tensor:
+def deformable_attention_cpu(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
     """Run the compiled loops; see `deformable_attention` for the contract, which the caller has checked."""
     attend = _DeformableAttention.apply
     if torch.compiler.is_compiling():  # only then, as it imports the compiler, which takes seconds
@@ -113,7 +123,9 @@ def _shares(points: Floats, i: int) -> tuple[float, float, float, float]:
 
 
 @_compiled
-def _gather(maps: Floats, start: int, stride: int, points: Floats, pixels: Integers, n_points: int, rows: Floats) -> None:
+def _gather(
+    maps: Floats, start: int, stride: int, points: Floats, pixels: Integers, n_points: int, rows: Floats
+) -> None:
     """Add what n_points consecutive points read on the level that starts at an element of maps to each of rows [queries, width]."""
     width = rows.shape[1]
     for q in range(pixels.shape[0] // n_points):
@@ -181,7 +193,9 @@ def _differentiate_level(
 
 
 @_compiled
-def _write_grads(grads: Floats, weights: Floats, height: int, width: int, grad_locations: Floats, grad_weights: Floats) -> None:
+def _write_grads(
+    grads: Floats, weights: Floats, height: int, width: int, grad_locations: Floats, grad_weights: Floats
+) -> None:
     """Write grads [3, N] of points to grad_locations [queries, P, 2] and grad_weights [queries, P]."""
     number = grads.dtype.type
     i = 0
@@ -195,7 +209,15 @@ def _write_grads(grads: Floats, weights: Floats, height: int, width: int, grad_l
 
 @_compiled
 def _attend(
-    value: Floats, locations: Floats, weights: Floats, shapes: Integers, places: Integers, b: int, m: int, maps: Floats, out: Floats
+    value: Floats,
+    locations: Floats,
+    weights: Floats,
+    shapes: Integers,
+    places: Integers,
+    b: int,
+    m: int,
+    maps: Floats,
+    out: Floats,
 ) -> None:
     """out[b, :, m + head] = sum over levels l, points p, corners c of weight * share * value[corner], a head of maps after the other."""
     _fill_maps(value, b, m, places, maps)
@@ -246,7 +268,9 @@ def _differentiate(
                 here = (b, slice(first, last), m + head, level)
                 n = _read_points(locations[here], weights[here], height, width, points, pixels)
                 stride = (width + _BORDER) * maps.shape[2]
-                _differentiate_level(maps, grad_maps, start, stride, points, pixels[:n], n_points, rows, grads, needs_value, needs_points)
+                _differentiate_level(
+                    maps, grad_maps, start, stride, points, pixels[:n], n_points, rows, grads, needs_value, needs_points
+                )
                 if needs_points:
                     _write_grads(grads, points[2], height, width, grad_locations[here], grad_weights[here])
                 start += (height + _BORDER) * stride
@@ -254,7 +278,9 @@ def _differentiate(
         _read_maps(grad_maps, places, grad_value, b, m)
 
 
-def _run_by_heads(run: Callable[..., None], value: Tensor, locations: Tensor, shapes: Shapes, number: torch.dtype, n_maps: int) -> None:
+def _run_by_heads(
+    run: Callable[..., None], value: Tensor, locations: Tensor, shapes: Shapes, number: torch.dtype, n_maps: int
+) -> None:
     """Call `run(b, m, *maps)` for all heads of all images, maps a number of arrays of zeros [heads, pixels with borders, width].
 
     A thread takes heads that follow each other, calls once an image, and keeps its maps from image to image.
@@ -318,7 +344,9 @@ class _DeformableAttention(torch.autograd.Function):
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
         number = _number(*inputs)
         wanted = (needs[0], needs[1] or needs[2], needs[1] or needs[2])
-        grads = [torch.empty(x.shape if want else [0] * x.ndim, dtype=number) for x, want in zip(inputs, wanted, strict=True)]
+        grads = [
+            torch.empty(x.shape if want else [0] * x.ndim, dtype=number) for x, want in zip(inputs, wanted, strict=True)
+        ]
         (value, locations, _), shapes = inputs, ctx.shapes
         rows = grad.unflatten(2, value.shape[2:])
         arrays = (*_arrays(number, rows, *inputs), np.array(shapes), _places(shapes))

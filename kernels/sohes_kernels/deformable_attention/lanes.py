@@ -74,7 +74,9 @@ def store_lanes(_: Any, array: Any, _index: Any, lanes: Any) -> Generated:
     """Write the lanes to array.flat[index : index + N_LANES], with no check of bounds."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.store(values[2], _address(context, builder, signature.args[0], *values[:2]), align=array.dtype.bitwidth // 8)
+        builder.store(
+            values[2], _address(context, builder, signature.args[0], *values[:2]), align=array.dtype.bitwidth // 8
+        )
         return context.get_dummy_value()
 
     return types.void(array, types.int64, lanes), code
@@ -124,6 +126,8 @@ def totals_of(_: Any, a: Any, b: Any, c: Any, d: Any) -> Generated:
         while step:
             total = builder.fadd(total, _shuffled(builder, total, total, [lane ^ step for lane in range(N_LANES)]))
             step //= 2
-        return context.make_tuple(builder, totals, [builder.extract_element(total, _INDEX(i * N_LANES // 4)) for i in range(4)])
+        return context.make_tuple(
+            builder, totals, [builder.extract_element(total, _INDEX(i * N_LANES // 4)) for i in range(4)]
+        )
 
     return totals(a, b, c, d), code

@@ -34,7 +34,11 @@ def deformable_attention_reference(
     """
     batch, _, heads, channels = value.shape
     n_queries, n_points = sampling_locations.shape[1], sampling_locations.shape[4]
-    dtype = torch.float64 if torch.float64 in (value.dtype, sampling_locations.dtype, attention_weights.dtype) else torch.float32
+    dtype = (
+        torch.float64
+        if torch.float64 in (value.dtype, sampling_locations.dtype, attention_weights.dtype)
+        else torch.float32
+    )
     # a coordinate of -1 or 2 is more than a pixel outside at any size, so it reads 0, as NaN does too
     grids = 2 * sampling_locations.to(dtype).nan_to_num(nan=-1.0).clamp(-1.0, 2.0) - 1
     out = value.new_zeros(batch * heads, channels, n_queries, dtype=dtype)
@@ -42,7 +46,9 @@ def deformable_attention_reference(
     for index, ((height, width), level) in enumerate(zip(spatial_shapes, levels, strict=True)):
         maps = level.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
         grid = grids[:, :, :, index].transpose(1, 2).reshape(batch * heads, n_queries, n_points, 2)
-        weights = attention_weights[:, :, :, index].to(dtype).transpose(1, 2).reshape(batch * heads, 1, n_queries, n_points)
+        weights = (
+            attention_weights[:, :, :, index].to(dtype).transpose(1, 2).reshape(batch * heads, 1, n_queries, n_points)
+        )
         samples = grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         out = out + (samples * weights).sum(dim=-1)
     return out.view(batch, heads * channels, n_queries).transpose(1, 2).to(value.dtype).contiguous()

@@ -116,7 +116,9 @@ def _backward_kernel(
     value_ptr += b * S * M * D + m * D
     grad_value_ptr += b * S * M * D + m * D
     start = 0  # of the level in the pixels of the image
-    grad = tl.load(grad_ptr + rows[:, None] * D + offs_d[None, :], mask=mask_q[:, None] & mask_d[None, :], other=0.0).to(tl.float32)
+    grad = tl.load(
+        grad_ptr + rows[:, None] * D + offs_d[None, :], mask=mask_q[:, None] & mask_d[None, :], other=0.0
+    ).to(tl.float32)
     for level in tl.static_range(L):
         height, width = level_shapes[level]
         H, W = tl.cast(height, tl.int32), tl.cast(width, tl.int32)
@@ -131,7 +133,9 @@ def _backward_kernel(
                 offs = (start + pixel).to(tl.int64)[:, None] * (M * D) + offs_d[None, :]
                 mask = inside[:, None] & mask_d[None, :]
                 value = tl.load(value_ptr + offs, mask=mask, other=0.0).to(tl.float32)
-                tl.atomic_add(grad_value_ptr + offs, (weight * share_x * share_y)[:, None] * grad, mask=mask, sem="relaxed")
+                tl.atomic_add(
+                    grad_value_ptr + offs, (weight * share_x * share_y)[:, None] * grad, mask=mask, sem="relaxed"
+                )
                 dot = tl.sum(grad * value, axis=1)
                 grad_weight += share_x * share_y * dot
                 grad_x += share_y * dot if corner % 2 else -share_y * dot
@@ -172,7 +176,9 @@ def deformable_attention_triton(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
     """Run the kernels; see `deformable_attention` for the contract, which the caller has checked."""
-    level_shapes = tuple((float(height), float(width)) for height, width in spatial_shapes)  # Triton would compile anew for some integers
+    level_shapes = tuple(
+        (float(height), float(width)) for height, width in spatial_shapes
+    )  # Triton would compile anew for some integers
     out: Tensor = _DeformableAttention.apply(value, sampling_locations, attention_weights, level_shapes)
     return out
 
@@ -200,7 +206,13 @@ class _DeformableAttention(torch.autograd.Function):
 
 
 def _launch(
-    kernel: Any, tensors: tuple[Tensor, ...], value: Tensor, locations: Tensor, level_shapes: LevelShapes, *, backward: bool
+    kernel: Any,
+    tensors: tuple[Tensor, ...],
+    value: Tensor,
+    locations: Tensor,
+    level_shapes: LevelShapes,
+    *,
+    backward: bool,
 ) -> None:
     """Start one program for each block of queries, head and image."""
     batch, n_pixels, heads, channels = value.shape

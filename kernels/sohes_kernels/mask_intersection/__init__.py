@@ -73,7 +73,9 @@ def mask_intersections(a: Packed, b: Packed | None = None, *, backend: Backend =
     Raises:
         ValueError: if an array is not uint64 [N, W], the numbers of words differ or the backend is unknown.
     """
-    chosen = choose_backend("mask_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False)
+    chosen = choose_backend(
+        "mask_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False
+    )
     for packed in (a,) if b is None else (a, b):
         _check_packed(packed)
     if b is not None and a.shape[1] != b.shape[1]:

@@ -24,7 +24,9 @@ def intersections_between(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> NDArr
     shared = np.zeros((a.shape[0], b.shape[0]), np.int64)
     for i in range(a.shape[0]):
         for j in range(b.shape[0]):
-            shared[i, j] = shared_pixels(a[i], b[j], max(spans_a[i, 0], spans_b[j, 0]), min(spans_a[i, 1], spans_b[j, 1]))
+            shared[i, j] = shared_pixels(
+                a[i], b[j], max(spans_a[i, 0], spans_b[j, 0]), min(spans_a[i, 1], spans_b[j, 1])
+            )
     return shared
 
 

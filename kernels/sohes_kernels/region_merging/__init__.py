@@ -77,7 +77,9 @@ def merge_region_graph(
     return merge_region_graphs([(features, edges)], thresholds, backend=backend)[0]
 
 
-def merge_region_graphs(graphs: Sequence[Graph], thresholds: Sequence[float], *, backend: Backend = "auto") -> list[RegionMerging]:
+def merge_region_graphs(
+    graphs: Sequence[Graph], thresholds: Sequence[float], *, backend: Backend = "auto"
+) -> list[RegionMerging]:
     """Merge the regions of many graphs; the Triton backend takes all of them in one launch, a program each.
 
     Args:
@@ -111,7 +113,9 @@ def merge_region_graphs(graphs: Sequence[Graph], thresholds: Sequence[float], *,
 @overload
 def merge_regions(features: Tensor, thresholds: Sequence[float], *, backend: Backend = "auto") -> list[Tensor]: ...
 @overload
-def merge_regions(features: Floats, thresholds: Sequence[float], *, backend: Backend = "auto") -> list[NDArray[np.int64]]: ...
+def merge_regions(
+    features: Floats, thresholds: Sequence[float], *, backend: Backend = "auto"
+) -> list[NDArray[np.int64]]: ...
 def merge_regions(
     features: Tensor | Floats, thresholds: Sequence[float], *, backend: Backend = "auto"
 ) -> list[Tensor] | list[NDArray[np.int64]]:
@@ -133,7 +137,9 @@ def merge_regions(
     Source: Cao et al. 2024, self-exploration, global merging.
     """
     if features.ndim not in (3, 4) or 0 in features.shape[-3:]:
-        raise ValueError(f"features must be [C, h, w] or [B, C, h, w], C, h and w at least 1, not of shape {tuple(features.shape)}")
+        raise ValueError(
+            f"features must be [C, h, w] or [B, C, h, w], C, h and w at least 1, not of shape {tuple(features.shape)}"
+        )
     channels, height, width = features.shape[-3:]
     device = None if isinstance(features, np.ndarray) else features.device
     chosen = _chosen_backend(backend, [(height * width, channels)], device)
@@ -174,7 +180,9 @@ def _grids_by_triton(features: Tensor | Floats, thresholds: Sequence[float]) -> 
     else:
         given, device = features.detach(), features.device
     rows = given.reshape(-1, channels, height * width).mT
-    sums = torch.empty(rows.shape, dtype=torch.float32, device=device).copy_(rows)  # its own memory, as it is overwritten
+    sums = torch.empty(rows.shape, dtype=torch.float32, device=device).copy_(
+        rows
+    )  # its own memory, as it is overwritten
     if sums.numel():
         low, high = torch.stack(torch.aminmax(sums)).tolist()
         _check_range(max(high, -low), height * width)
@@ -227,7 +235,9 @@ def _reference(
 
     from sohes_kernels.region_merging.reference import merge_graph_reference
 
-    roots, merged, similarities = merge_graph_reference(torch.from_numpy(sums), torch.from_numpy(pairs), levels.tolist())
+    roots, merged, similarities = merge_graph_reference(
+        torch.from_numpy(sums), torch.from_numpy(pairs), levels.tolist()
+    )
     return roots.numpy(), merged.numpy(), similarities.numpy()
 
 
@@ -240,7 +250,9 @@ def _numbered(roots: NDArray[np.int64]) -> NDArray[np.int64]:
 def _checked_features(features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
     """A float32 copy, [R, C], that the backends may overwrite."""
     if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features must be [R, C] with at least one region and one channel, not of shape {features.shape}")
+        raise ValueError(
+            f"features must be [R, C] with at least one region and one channel, not of shape {features.shape}"
+        )
     sums = np.empty(features.shape, dtype=np.float32)
     step = features.shape[1] if features.flags.c_contiguous else _LINE
     with np.errstate(over="ignore"):
@@ -280,5 +292,7 @@ def _checked_edges(edges: NDArray[np.integer[Any]], n_regions: int) -> NDArray[n
 def _checked_thresholds(thresholds: Sequence[float]) -> NDArray[np.float32]:
     levels = np.asarray(thresholds, dtype=np.float32)
     if levels.ndim != 1 or levels.size == 0 or not (np.abs(levels) <= 1).all() or not (np.diff(levels) < 0).all():
-        raise ValueError(f"thresholds must be cosine similarities in [-1, 1], strictly decreasing in float32, not {thresholds}")
+        raise ValueError(
+            f"thresholds must be cosine similarities in [-1, 1], strictly decreasing in float32, not {thresholds}"
+        )
     return levels

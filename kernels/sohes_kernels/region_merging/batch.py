@@ -26,7 +26,10 @@ __all__ = ["merge_arrays", "merge_grids"]
 
 
 def merge_arrays(
-    sums: Sequence[NDArray[np.float32]], pairs: Sequence[NDArray[np.int64]], levels: NDArray[np.float32], device: torch.device
+    sums: Sequence[NDArray[np.float32]],
+    pairs: Sequence[NDArray[np.int64]],
+    levels: NDArray[np.float32],
+    device: torch.device,
 ) -> list[Merged]:
     """Merge graphs that are arrays, with one number of channels, on a device.
 
@@ -39,11 +42,17 @@ def merge_arrays(
     Returns:
         For each graph the lowest members, int64 [T, R]; the merged pairs in order, int64 [M, 2]; their similarities, float32 [M].
     """
-    row_starts, edge_starts = (torch.tensor(np.cumsum([0, *map(len, arrays)]), device=device) for arrays in (sums, pairs))
+    row_starts, edge_starts = (
+        torch.tensor(np.cumsum([0, *map(len, arrays)]), device=device) for arrays in (sums, pairs)
+    )
     rows = torch.from_numpy(np.concatenate(sums)).to(device)
-    edges = torch.from_numpy(np.concatenate([array[:, 0] << 16 | array[:, 1] for array in pairs]).astype(np.int32)).to(device)
+    edges = torch.from_numpy(np.concatenate([array[:, 0] << 16 | array[:, 1] for array in pairs]).astype(np.int32)).to(
+        device
+    )
     thresholds = torch.from_numpy(levels).to(device)
-    merged, similarities, counts = merge_graphs_triton(rows, edges, row_starts, edge_starts, thresholds, most_edges=max(map(len, pairs)))
+    merged, similarities, counts = merge_graphs_triton(
+        rows, edges, row_starts, edge_starts, thresholds, most_edges=max(map(len, pairs))
+    )
     roots = _roots(merged, counts, row_starts, max(map(len, sums))).cpu().numpy()
     all_pairs = torch.stack([merged >> 16, merged & 0xFFFF], dim=1).long().cpu().numpy()
     all_similarities, n_merges = similarities.cpu().numpy(), counts[:, -1].tolist()
@@ -85,7 +94,9 @@ def _roots(merged: Tensor, counts: Tensor, row_starts: Tensor, most_regions: int
     rows = torch.arange(n_rows, device=merged.device)
     graph = torch.searchsorted(row_starts, rows, right=True) - 1
     merge = rows - row_starts[graph]  # the number that a merge has in its graph
-    target = torch.where(merge < counts[graph, -1], (merged & 0xFFFF) + row_starts[graph], n_rows)  # no merge: a row of its own
+    target = torch.where(
+        merge < counts[graph, -1], (merged & 0xFFFF) + row_starts[graph], n_rows
+    )  # no merge: a row of its own
     joined = torch.arange(n_rows + 1, device=merged.device).scatter(0, target, (merged >> 16) + row_starts[graph])
     at = torch.full_like(joined, most_regions).scatter(0, target, merge)
     roots = torch.where(at[:-1] < counts.T[:, graph], joined[:-1], rows)

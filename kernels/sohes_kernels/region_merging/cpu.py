@@ -37,7 +37,10 @@ _REGION = np.dtype(
         ("turned", np.float64),  # angle from the anchor, 0 without one
         ("reach", np.float64),  # angle from the anchor within which the bounds hold, 0 without one
         ("anchor_norm", np.float64),
-        ("anchor", np.int32),  # row of the sums with the direction that the bounds start from, or _NONE: few neighbors, no bounds
+        (
+            "anchor",
+            np.int32,
+        ),  # row of the sums with the direction that the bounds start from, or _NONE: few neighbors, no bounds
         ("name", np.int32),  # lowest member
         ("degree", np.int32),
         ("first", np.int32),  # half-edge; half-edge 2e + s leaves end s of edge e
@@ -47,7 +50,14 @@ _REGION = np.dtype(
     align=True,
 )
 _HALF = np.dtype(
-    [("region", np.int32), ("after", np.int32), ("before", np.int32), ("after_measured", np.int32), ("listed", np.bool_)], align=True
+    [
+        ("region", np.int32),
+        ("after", np.int32),
+        ("before", np.int32),
+        ("after_measured", np.int32),
+        ("listed", np.bool_),
+    ],
+    align=True,
 )
 _EDGE = np.dtype([("pair", np.int64), ("key", np.float32), ("slot", np.int32), ("measured", np.bool_)], align=True)
 
@@ -55,7 +65,12 @@ _compiled = numba.njit(cache=True, nogil=True)
 
 
 def merge_graph_cpu(
-    sums: NDArray[np.float32], pairs: NDArray[np.int64], thresholds: NDArray[np.float32], *, many: int = 32, reach: float = 0.002
+    sums: NDArray[np.float32],
+    pairs: NDArray[np.int64],
+    thresholds: NDArray[np.float32],
+    *,
+    many: int = 32,
+    reach: float = 0.002,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Merge the regions of a graph in order of cosine similarity; see `merge_region_graph` for the contract.
 
@@ -210,7 +225,13 @@ def _measure(sums: NDArray[np.float32], regions: Records, halves: Records, edges
 
 @_compiled
 def _remeasure(
-    sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, heap: NDArray[np.int32], e: int, size: int
+    sums: NDArray[np.float32],
+    regions: Records,
+    halves: Records,
+    edges: Records,
+    heap: NDArray[np.int32],
+    e: int,
+    size: int,
 ) -> None:
     """Measure an edge and move it to its place in the heap."""
     _measure(sums, regions, halves, edges, e)
@@ -237,7 +258,13 @@ def _anchor(sums: NDArray[np.float32], regions: Records, u: int, row: int, reach
 
 @_compiled
 def _loosen(
-    sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, heap: NDArray[np.int32], u: int, row: int
+    sums: NDArray[np.float32],
+    regions: Records,
+    halves: Records,
+    edges: Records,
+    heap: NDArray[np.int32],
+    u: int,
+    row: int,
 ) -> None:
     """Turn the keys of an anchored region that has changed into bounds that hold within reach of its anchor.
 

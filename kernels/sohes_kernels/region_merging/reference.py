@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["merge_graph_reference"]
 
 
-def merge_graph_reference(features: Tensor, edges: Tensor, thresholds: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+def merge_graph_reference(
+    features: Tensor, edges: Tensor, thresholds: Sequence[float]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Merge the regions of a graph in order of cosine similarity; see `merge_region_graph` for the contract.
 
     Args:
@@ -48,7 +50,11 @@ def merge_graph_reference(features: Tensor, edges: Tensor, thresholds: Sequence[
             changed = (low == a) | (high == a)
             similarity[changed] = _cosines(sums, low[changed], high[changed])
         roots.append(root.clone())
-    return torch.stack(roots), torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), torch.tensor(similarities, dtype=torch.float32)
+    return (
+        torch.stack(roots),
+        torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2),
+        torch.tensor(similarities, dtype=torch.float32),
+    )
 
 
 def _cosines(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -59,7 +65,9 @@ def _cosines(sums: Tensor, low: Tensor, high: Tensor) -> Tensor:
     return cosines.float() + 0.0  # no negative zero
 
 
-def _contract(low: Tensor, high: Tensor, similarity: Tensor, a: int, b: int, n_regions: int) -> tuple[Tensor, Tensor, Tensor]:
+def _contract(
+    low: Tensor, high: Tensor, similarity: Tensor, a: int, b: int, n_regions: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Point b's edges to a; drop the merged edge and the second of two edges to the same neighbor; keep the edges sorted."""
     low, high = torch.where(low == b, a, low), torch.where(high == b, a, high)
     low, high = torch.minimum(low, high), torch.maximum(low, high)

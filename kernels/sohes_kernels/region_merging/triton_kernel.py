@@ -40,7 +40,9 @@ _ABOVE_ALL = tl.constexpr(2.0)
 _NOTHING = tl.constexpr(-(2**63))
 _NO_MERGE = tl.constexpr(-1)
 _ROUNDING = tl.constexpr(2e-7)  # more than a cosine can lie above the float32 that it is rounded to
-_MARGIN = tl.constexpr(1e-6)  # more than the rounding of a bound's formula, so that a bound is never equal to what it bounds
+_MARGIN = tl.constexpr(
+    1e-6
+)  # more than the rounding of a bound's formula, so that a bound is never equal to what it bounds
 _PRECISION = tl.constexpr(2.3e-16)  # of a float64 inner product of unit vectors, a channel
 
 
@@ -110,7 +112,9 @@ def _norms_kernel(sums_ptr, norms_ptr, n_rows, C: tl.constexpr, BLOCK_N: tl.cons
     offs_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = offs_n < n_rows
     rows = tl.where(mask_n, offs_n, 0)
-    tl.store(norms_ptr + offs_n, tl.sqrt(_inner_products(sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)), mask=mask_n)
+    tl.store(
+        norms_ptr + offs_n, tl.sqrt(_inner_products(sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)), mask=mask_n
+    )
 
 
 @triton.jit(do_not_specialize=["n_blocks"])
@@ -234,7 +238,17 @@ def _measure_listed(
 
 
 @triton.jit
-def _measure_bounds(sums_ptr, norms_ptr, pairs_ptr, keys_ptr, bounds, best, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
+def _measure_bounds(
+    sums_ptr,
+    norms_ptr,
+    pairs_ptr,
+    keys_ptr,
+    bounds,
+    best,
+    C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
     """Replace those of the bounds that are above the best key by the cosines."""
     mask_n = (bounds >> 32) > (best >> 32)
     edge = tl.where(mask_n, bounds & 0xFFFFFFFF, 0).to(tl.int32)
@@ -285,7 +299,9 @@ def _merge_kernel(
     pairs_ptr += edge_start
     keys_ptr += edge_start
     list_ptr += edge_start
-    offs_c = tl.arange(0, BLOCK_ROW)[None, :]  # of another shape than a block of edges, which would else get the same layout
+    offs_c = tl.arange(0, BLOCK_ROW)[
+        None, :
+    ]  # of another shape than a block of edges, which would else get the same layout
     mask_c = offs_c < C
 
     n_alive, n_merges = n_edges, tl.zeros((), tl.int32)
@@ -319,7 +335,20 @@ def _merge_kernel(
                 turn = tl.minimum(tl.maximum(turn, -1.0), 1.0)
                 cosine, sine = turn.to(tl.float32), tl.sqrt((1 - turn) * (1 + turn)).to(tl.float32)
             n_listed, best, bounds = _scan(
-                pairs_ptr, keys_ptr, marks_ptr, list_ptr, n_edges, a, b, larger, n_merges, has_bounds, cosine, sine, BLOCK_E, BLOCK_N
+                pairs_ptr,
+                keys_ptr,
+                marks_ptr,
+                list_ptr,
+                n_edges,
+                a,
+                b,
+                larger,
+                n_merges,
+                has_bounds,
+                cosine,
+                sine,
+                BLOCK_E,
+                BLOCK_N,
             )
             tl.debug_barrier()
             tl.store(norms_ptr + a, norm)
@@ -400,7 +429,9 @@ def merge_graphs_triton(
     n_graphs = len(row_starts) - 1
     config = launch_config(channels) | blocks
     if config["BLOCK_E"] < 32 * config["num_warps"]:
-        raise ValueError(f"BLOCK_E must be at least 32 times num_warps, not {config['BLOCK_E']} for {config['num_warps']}")
+        raise ValueError(
+            f"BLOCK_E must be at least 32 times num_warps, not {config['BLOCK_E']} for {config['num_warps']}"
+        )
     tile = {"C": channels, **{name: config[name] for name in ("BLOCK_N", "BLOCK_C", "num_warps")}}
     norms = sums.new_empty(n_rows, dtype=torch.float64)
     keys, listed = torch.empty_like(pairs, dtype=torch.float32), torch.empty_like(pairs)

@@ -63,7 +63,9 @@ class RunMasks:
         ordered = (self.starts < self.ends).all() and (self.ends[:-1] <= self.starts[1:])[is_inner].all()
         inside = not len(self.starts) or (self.starts.min() >= 0 and self.ends.max() <= self.height * self.width)
         if not ordered or not inside:
-            raise ValueError(f"intervals must be ascending, apart and within the {self.height * self.width} pixels of the image")
+            raise ValueError(
+                f"intervals must be ascending, apart and within the {self.height * self.width} pixels of the image"
+            )
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -101,9 +103,13 @@ def run_intersections(a: RunMasks, b: RunMasks, *, backend: RunBackend = "auto")
     Raises:
         ValueError: if the masks are of images of different sizes, or the backend is unknown.
     """
-    chosen = choose_backend("run_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False)
+    chosen = choose_backend(
+        "run_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False
+    )
     if (a.height, a.width) != (b.height, b.width):
-        raise ValueError(f"masks of {a.height} x {a.width} and of {b.height} x {b.width} pixels belong to different images")
+        raise ValueError(
+            f"masks of {a.height} x {a.width} and of {b.height} x {b.width} pixels belong to different images"
+        )
     if chosen == "reference":
         from sohes_kernels.run_intersection.reference import run_intersections_reference
 

@@ -45,7 +45,9 @@ def intersections(
 
 
 @_compiled
-def _counted(starts: NDArray[np.int64], ends: NDArray[np.int64], counts: NDArray[np.int32], first: int, last: int) -> int:
+def _counted(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], counts: NDArray[np.int32], first: int, last: int
+) -> int:
     """Pixels of the intervals in the other mask, which lies in first..last - 1 and has `counts` pixels before each of these."""
     low, high = 0, starts.shape[0]
     while low < high:  # the first interval that ends behind `first`
@@ -85,7 +87,9 @@ def _longest_span(starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: N
 
 
 @_compiled
-def _row_spans(starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], height: int) -> NDArray[np.int64]:
+def _row_spans(
+    starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], height: int
+) -> NDArray[np.int64]:
     """First row of each mask and one past its last, int64 [N, 2]."""
     spans = np.zeros((offsets.shape[0] - 1, 2), np.int64)
     for n in range(spans.shape[0]):
