@@ -23,10 +23,7 @@ _WEIGHTS = {
     "hub": "pretrained",
     "file": "weights from a file",
     "random": "RANDOM weights",
-} | {
-    "bundled": "weights of the package",
-    "pretrained": "weights of sohes pretrain",
-}
+} | {"bundled": "weights of the package", "pretrained": "weights of sohes pretrain"}
 
 
 def announce(backbone: Backbone, outcome: Outcome) -> None:

@@ -150,11 +150,7 @@ def test_images_without_predictions_are_told_and_shown_apart(evaluate: Callable)
     assert "predicted only" in result.out
     assert [
         c.strip() for c in next(line for line in result.out.splitlines() if "AR@10 " in line).strip("│ ").split("│")
-    ] == [
-        "AR@10",
-        "50.0",
-        "100.0",
-    ]
+    ] == ["AR@10", "50.0", "100.0"]
 
 
 def test_images_without_annotations_are_told(evaluate: Callable) -> None:

@@ -260,10 +260,7 @@ def test_photographs_that_cannot_be_read_are_replaced_and_named_to_the_end(
         name
         for name in ("gone.png", "c-eyes.png")
         if any(name in failure for failure in json.loads(printed.out)["failed"])
-    ] == [
-        "gone.png",
-        "c-eyes.png",
-    ]
+    ] == ["gone.png", "c-eyes.png"]
     assert steps_saved(out)[-1] == STEPS
 
 

@@ -201,7 +201,7 @@ def test_what_happens_is_logged_and_drawn(whole: Path, instructed: Path) -> None
             "model.safetensors",
             "student.safetensors",
             "pictures",
-        ),
+        )
     }
     _, description = load_model(whole)
     assert lines[-1]["ema_decay"] == pytest.approx(0.9995 ** (5000 / STEPS))

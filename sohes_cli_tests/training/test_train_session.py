@@ -108,7 +108,7 @@ def test_what_is_written_says_what_made_it(labels: Path, whole: Path) -> None:
             "model.safetensors",
             "best.safetensors",
             "pictures",
-        ),
+        )
     }
     numbers = lines_of(whole)[-1]
     wanted = {
