@@ -1,7 +1,7 @@
-"""The `sohes` command: one Typer app, a thin file for each command, and one place where errors become exit codes.
+"""The `sohes` command: one Typer app, and the mapping of errors to exit codes.
 
-Exit code 0 is success, 1 a run that failed, 2 wrong usage and 130 an interruption (Ctrl-C or SIGTERM). Nothing heavy is
-imported here or in the command modules, so that `sohes --help` answers at once.
+Exit code 0 is success, 1 a failed run, 2 wrong usage and 130 an interruption (Ctrl-C or SIGTERM). Neither this module
+nor the command modules import anything heavy, so that `sohes --help` answers at once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # importing Rich would double the time of --help
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find every entity of a photograph, its parts and their parts, learned from raw images alone (SOHES, ICLR 2024).",
+    help="Segment every entity of a photograph, its parts and their parts, learned from raw images (SOHES, ICLR 2024).",
 )
 for command in (samples, pretrain, explore, train, pipeline, segment, view, evaluate, convert, export, bench):
     app.command()(command)
@@ -59,22 +59,22 @@ def _root(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
     show_traceback: Annotated[
-        bool, typer.Option(_TRACEBACK, help="Show where an error arose, for a bug report.")
+        bool, typer.Option(_TRACEBACK, help="Show the traceback of an error, for a bug report.")
     ] = False,
 ) -> None:
-    del version, show_traceback  # the first is done by its callback, the second is for `main`, which catches the error
+    del version, show_traceback  # handled by the callback, and by `main`
 
 
 class _Interruption(BaseException):
-    """Ctrl-C or SIGTERM; no Exception, so that no handler of errors swallows it, and unknown to Typer, which would take its exit code."""
+    """Ctrl-C or SIGTERM; a BaseException that no error handler swallows and Typer does not turn into its exit code."""
 
 
 def main() -> None:
-    """Run the command line; an error becomes a message on stderr and an exit code."""
+    """Run the command line; report an error on stderr and by the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        app()
+        app(prog_name="sohes")
     except _Interruption:
         typer.echo("Interrupted.", err=True)
         sys.exit(INTERRUPTED)
@@ -82,12 +82,8 @@ def main() -> None:
         _fail(error, error.message, error.hint, error.exit_code)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        _fail(
-            error,
-            f"sohes came upon something unforeseen ({reason}).",
-            f"Please report it with what `sohes {_TRACEBACK} ...` prints.",
-            1,
-        )
+        hint = f"Please report it with the output of `sohes {_TRACEBACK} ...`."
+        _fail(error, f"Unexpected error ({reason}).", hint, 1)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

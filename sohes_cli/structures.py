@@ -1,4 +1,4 @@
-"""The values that travel between the steps: a label record of one image, its annotations and their forest.
+"""Values that travel between the steps: the label record of an image, its annotations and their forest.
 
 Shape letters used in this package: B images, N M masks, C channels, H W pixels, h w patches,
 R regions, E edges, T thresholds. H comes before W; (x, y) only in names that end in `_xy`, `_xyxy` or `_xywh`.
@@ -29,13 +29,13 @@ class Annotation:
     """One mask of an image.
 
     Args:
-        id: positive, unique within its record.
-        segmentation: the mask at the image's full size.
-        area: pixels of the mask.
-        bbox_xywh: left, top, width and height of its box, in pixels.
-        score: how much the mask is to be trusted against the others, in [0, 1]; larger is better.
+        id: positive, unique within the record.
+        segmentation: mask at the size of the image.
+        area: area in pixels.
+        bbox_xywh: left, top, width and height of the bounding box in pixels.
+        score: confidence in [0, 1].
         level: depth in the forest, 0 for a root.
-        parent: id of the annotation that this one is a part of, None for a root.
+        parent: id of the parent annotation, None for a root.
     """
 
     id: int
@@ -49,10 +49,10 @@ class Annotation:
 
 @dataclass(frozen=True)
 class Forest:
-    """Which mask is part of which: a parent index per node, -1 for a root.
+    """Part-of relation of N masks.
 
     Args:
-        parents: for each of N nodes the index of its parent, or -1.
+        parents: index of each node's parent, -1 for a root.
 
     Raises:
         ValueError: if a parent is out of range or the pointers form a cycle.
@@ -64,9 +64,7 @@ class Forest:
         n = len(self.parents)
         if any(not -1 <= p < n for p in self.parents):
             raise ValueError(f"parents must lie in -1..{n - 1}")
-        reached = 0
-        todo = self.roots
-        children = self.children
+        reached, todo, children = 0, self.roots, self.children
         while todo:
             reached += 1
             todo.extend(children[todo.pop()])
@@ -80,7 +78,7 @@ class Forest:
 
     @property
     def children(self) -> list[list[int]]:
-        """For each node the indices of its children, ascending."""
+        """Indices of each node's children, ascending."""
         below: list[list[int]] = [[] for _ in self.parents]
         for i, p in enumerate(self.parents):
             if p >= 0:
@@ -89,11 +87,11 @@ class Forest:
 
     @property
     def levels(self) -> list[int]:
-        """For each node the number of its ancestors."""
+        """Number of each node's ancestors."""
         return [len(self.ancestors(i)) for i in range(len(self.parents))]
 
     def ancestors(self, node: int) -> list[int]:
-        """Indices of the node's ancestors, the parent first."""
+        """Return the indices of the node's ancestors, the parent first."""
         chain = []
         while (node := self.parents[node]) >= 0:
             chain.append(node)
@@ -102,16 +100,16 @@ class Forest:
 
 @dataclass(frozen=True)
 class LabelRecord:
-    """All labels of one image, as stored in its JSON file.
+    """Labels of one image, as stored in its JSON file.
 
     Args:
-        file_name: path of the image relative to the image folder, with forward slashes.
+        file_name: path relative to the image folder, with forward slashes.
         height: rows of the image after its EXIF rotation.
         width: columns of the image after its EXIF rotation.
-        annotations: the masks, best score first; ids and parents refer to this record alone.
+        annotations: masks, best score first.
 
     Raises:
-        StoreError: if an id occurs twice, a parent is missing, parents form a cycle, or a mask has another size than the image.
+        StoreError: if an id is repeated, a parent is missing, parents form a cycle, or a mask has another size.
     """
 
     file_name: str
@@ -120,32 +118,27 @@ class LabelRecord:
     annotations: tuple[Annotation, ...] = ()
 
     def __post_init__(self) -> None:
-        ids = {a.id for a in self.annotations}
+        ids, record = {a.id for a in self.annotations}, f"The record of {self.file_name}"
         if len(ids) != len(self.annotations):
-            raise StoreError(f"The record of {self.file_name} holds an annotation id twice.")
+            raise StoreError(f"{record} holds an annotation id twice.")
         for a in self.annotations:
             if a.parent is not None and a.parent not in ids:
-                raise StoreError(
-                    f"The record of {self.file_name}: annotation {a.id} names a parent {a.parent} that it does not hold."
-                )
-            if a.segmentation["size"] != [self.height, self.width]:
-                raise StoreError(
-                    f"The record of {self.file_name}: annotation {a.id} has a mask of {a.segmentation['size']}, "
-                    f"the image is {[self.height, self.width]}."
-                )
+                raise StoreError(f"{record}: annotation {a.id} names a parent {a.parent} that it does not hold.")
+            if (size := a.segmentation["size"]) != (image := [self.height, self.width]):
+                raise StoreError(f"{record}: annotation {a.id} has a mask of {size}, the image is {image}.")
         try:
-            self.forest  # noqa: B018 - made for its check
+            self.forest  # noqa: B018 - raises for a cycle
         except ValueError as error:
-            raise StoreError(f"The record of {self.file_name}: {error}.") from error
+            raise StoreError(f"{record}: {error}.") from error
 
     @property
     def forest(self) -> Forest:
-        """The annotations' part-of forest, by position in `annotations`."""
+        """Part-of forest of the annotations, by position in `annotations`."""
         position = {a.id: i for i, a in enumerate(self.annotations)}
         return Forest(tuple(-1 if a.parent is None else position[a.parent] for a in self.annotations))
 
     def to_json(self) -> dict[str, Any]:
-        """The record in the layout of SA-1B, with `parent`, `level` and `score` added to each annotation."""
+        """Return the layout of SA-1B, with `parent`, `level` and `score` added to each annotation."""
         return {
             "image": {"file_name": self.file_name, "height": self.height, "width": self.width},
             "annotations": [
@@ -164,11 +157,11 @@ class LabelRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], source: str = "record") -> LabelRecord:
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Args:
-            data: the parsed JSON of one record.
-            source: where it came from, for the error message.
+            data: parsed JSON of one record.
+            source: name of the origin, for the error message.
 
         Raises:
             StoreError: if a key is missing, a value has the wrong type, or ids and sizes contradict each other.
@@ -182,9 +175,8 @@ class LabelRecord:
                 annotations=tuple(_annotation(a) for a in annotations),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise StoreError(
-                f"{source} is not a label record: {error!r}.", "Delete it and run `sohes explore` again to rewrite it."
-            ) from error
+            hint = "Delete it and run `sohes explore` again to rewrite it."
+            raise StoreError(f"{source} is not a label record: {error!r}.", hint) from error
 
 
 def _annotation(data: Mapping[str, Any]) -> Annotation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -16,7 +17,22 @@ from sohes_cli.explore.config import (
     PoolingConfig,
     explore_config,
 )
-from sohes_cli.settings import to_plain
+from sohes_cli.inference.config import SegmentConfig
+from sohes_cli.pretrain.config import PretrainConfig
+from sohes_cli.settings import from_plain, to_plain
+from sohes_cli.training.config import TrainConfig
+from sohes_cli.training.correct_config import CorrectConfig
+
+GROUPS = [
+    (cls, group.name, getattr(cls(), group.name))
+    for cls in (ExploreConfig, PretrainConfig, TrainConfig, CorrectConfig)
+    for group in dataclasses.fields(cls)
+]
+SETTINGS = [
+    pytest.param(*settings, field, id=f"{settings[0].__name__}.{settings[1]}.{field.name}")
+    for settings in [*GROUPS, (SegmentConfig, "segment", SegmentConfig())]
+    for field in dataclasses.fields(settings[2])
+]
 
 
 def set_one(assignment):
@@ -206,6 +222,34 @@ def test_a_value_out_of_range_names_its_setting_what_is_allowed_and_the_remedy(a
     assert caught.value.message.startswith(f"{name} must be ")
     assert ", not " in caught.value.message
     assert f"--set {name}=" in caught.value.hint
+
+
+def refused_values(default, declared):
+    """Values just outside of the bounds and choices of a setting; for a tuple, each in the place of its first item."""
+    steps = {"minimum": -1, "above": 0, "maximum": 1, "below": 0}
+    outside = [end + steps[bound] for bound, end in declared["bounds"].items()]
+    if outside and not isinstance(default, int):
+        outside = [*map(float, outside), math.nan, math.inf, -math.inf]
+    if declared["choices"] and not isinstance(default, int):
+        outside = [f"{declared['choices'][0]}x"]
+    return [(value, *default[1:]) for value in outside] if isinstance(default, tuple) else outside
+
+
+@pytest.mark.parametrize(("cls", "name", "group", "field"), SETTINGS)
+def test_every_setting_is_declared_with_a_sentence_and_keeps_its_bounds(cls, name, group, field):
+    assert len(field.metadata["doc"]) > 10
+    assert field.metadata["doc"].endswith(".")
+    for value in refused_values(getattr(group, field.name), field.metadata):
+        with pytest.raises(ConfigError) as caught:
+            from_plain(cls, {field.name: value} if cls is SegmentConfig else {name: {field.name: value}})
+        message = f"{name}.{field.name} must be {field.metadata['allowed']}, not {value!r}."
+        assert caught.value.message == message
+        assert f"--set {name}.{field.name}=" in caught.value.hint
+
+
+def test_bounds_are_tried_on_most_settings():
+    tried = [p for p in SETTINGS if refused_values(getattr(p.values[2], p.values[3].name), p.values[3].metadata)]
+    assert len(tried) > 0.8 * len(SETTINGS)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,1 +1,1 @@
-"""The commands of `sohes`, one file each."""
+"""Commands of `sohes`, one file each."""

@@ -1,31 +1,29 @@
-"""`sohes bench`: how fast operations and stages are on this machine, each checked before it is timed."""
+"""`sohes bench`: check and time operations and stages on this machine."""
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003 (Typer reads the annotations)
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes_cli.commands.options import AsJson, argument, option
 from sohes_cli.errors import SohesError, UsageError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sohes_benchmarks.rows import Results
+    from sohes_benchmarks.rows import Case, Results
     from sohes_benchmarks.workload import Device, Plan
 
 __all__ = ["BenchDevice", "bench"]
 
-_QUICK_DEADLINE_S = (
-    40.0  # after it no case is begun, so that a quick run ends within a minute where all loops are yet to be compiled
-)
+_QUICK_DEADLINE_S = 40.0  # no case starts after it: a quick run ends within a minute even if all loops must compile
 
 
 class BenchDevice(StrEnum):
-    """Where operations are measured; auto is the GPU if there is one."""
+    """Device of the operations; auto is the GPU if there is one."""
 
     auto = "auto"
     cpu = "cpu"
@@ -35,22 +33,14 @@ class BenchDevice(StrEnum):
 def bench(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...",
-            help="Operations and stages, such as region_merging or explore; all by default.",
-            show_default=False,
-        ),
+        argument("[NAME]...", "Operations and stages, such as region_merging or explore; all by default."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small cases, within a minute.")] = False,
-    device: Annotated[
-        BenchDevice, typer.Option(help="Device of the operations; auto: the GPU if there is one.")
-    ] = BenchDevice.auto,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of what runs on the processor.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write.", show_default=False)] = None,
-    figure: Annotated[
-        Path | None, typer.Option(help="Picture to write, .png, .svg or .pdf.", show_default=False)
-    ] = None,
+    device: Annotated[BenchDevice, typer.Option(help="Device; auto: a GPU if any.")] = BenchDevice.auto,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    as_json: AsJson = False,
+    out: Annotated[Path | None, option("JSON file to write.")] = None,
+    figure: Annotated[Path | None, option("Picture to write, .png, .svg or .pdf.")] = None,
 ) -> None:
     """Measure operations and stages on this machine.
 
@@ -72,18 +62,19 @@ def bench(
 
 
 def _run(plan: Plan, as_json: bool, out: Path | None, figure: Path | None) -> None:
-    """Run a plan, print its results and write the files, also when it is interrupted."""
+    """Run a plan; print its results and write the files, after an interruption too."""
     from sohes_benchmarks.suite import empty_results, run_suite
-    from tqdm import tqdm
+
+    from sohes_cli.runs.progress import ProgressBar
 
     results = empty_results(plan)
     try:
-        with tqdm(desc="measuring", unit="case", disable=not sys.stderr.isatty(), leave=False) as progress:
-            run_suite(
-                plan,
-                results,
-                announce=lambda case, number, total: _advance(progress, f"{case.op}, {case.name}", number, total),
-            )
+        with ProgressBar(None, "case", name="measuring", leave=False) as bar:
+
+            def announce(case: Case, number: int, total: int) -> None:
+                bar.advance_to(number, total, f"{case.op}, {case.name}")
+
+            run_suite(plan, results, announce=announce)
     finally:
         _show(results, as_json, out, figure)
     if not results.is_sound:
@@ -93,12 +84,6 @@ def _run(plan: Plan, as_json: bool, out: Path | None, figure: Path | None) -> No
             f"{len(bad)} of {len(results.rows)} measurements are wrong or failed, first {first}.",
             "The notes name all of them.",
         )
-
-
-def _advance(progress: Any, name: str, number: int, total: int) -> None:
-    progress.total = total
-    progress.update(number - progress.n)
-    progress.set_postfix_str(name)
 
 
 def _show(results: Results, as_json: bool, out: Path | None, figure: Path | None) -> None:
@@ -119,7 +104,7 @@ def _show(results: Results, as_json: bool, out: Path | None, figure: Path | None
 
 
 def _checked_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without repeats, or all of them."""
+    """Return the names without repeats, or all names."""
     from sohes_benchmarks.rows import NAMES
 
     for name in names:

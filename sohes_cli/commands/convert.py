@@ -1,14 +1,14 @@
-"""`sohes convert`: a published data set's annotations as one COCO file with part-of relations."""
+"""`sohes convert`: annotations of a published data set -> one COCO file with part-of relations."""
 
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path  # noqa: TC003 (Typer reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes_cli.commands.options import AsJson, OverwriteFile, argument, option
 from sohes_cli.convert.datasets import DatasetName, converter
 from sohes_cli.errors import DatasetError, StoreError, UsageError, nearest
 
@@ -19,22 +19,14 @@ __all__ = ["convert"]
 
 
 def convert(
-    dataset: Annotated[
-        DatasetName, typer.Argument(metavar="DATASET", help=f"One of {', '.join(DatasetName)}.", show_default=False)
-    ],
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="SRC", help="Its folder, laid out as its authors distribute it.", show_default=False),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", help="COCO file to write; the list of images goes beside it.", show_default=False)
-    ],
+    dataset: Annotated[DatasetName, argument("DATASET", f"One of {', '.join(DatasetName)}.")],
+    source: Annotated[Path, argument("SRC", "Its folder, in the layout of its authors.")],
+    out: Annotated[Path, option("COCO file to write; the list of images goes beside it.", "--out")],
     split: Annotated[
-        str | None,
-        typer.Option("--split", help="Part of the data set; by default the one that results are reported on."),
+        str | None, typer.Option("--split", help="Split; by default the one on which results are reported.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files if they exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    overwrite: OverwriteFile = False,
+    as_json: AsJson = False,
 ) -> None:
     """Convert a data set's annotations to one COCO file.
 
@@ -94,17 +86,16 @@ def _is_converted(path: Path) -> bool:
 
 
 def _write(dataset: Dataset, out: Path) -> ConvertedCounts:
-    """Write the files under a progress bar, which only a terminal gets; files that cannot be converted go to stderr as they are met."""
-    from tqdm import tqdm
-
+    """Write the files under a progress bar (in a terminal); report files that cannot be converted on stderr."""
     from sohes_cli.convert.ground_truth import BadFile, write_ground_truth
+    from sohes_cli.runs.progress import ProgressBar
 
-    with tqdm(total=dataset.total, unit="image", disable=None) as bar:
+    with ProgressBar(dataset.total, "image") as bar:
 
         def show(image: object) -> None:
-            bar.update()
+            bar.advance()
             if isinstance(image, BadFile):
-                tqdm.write(f"{image.path}: {image.reason}", file=sys.stderr)
+                bar.fail(f"{image.path}: {image.reason}")
 
         return write_ground_truth(dataset, out, show)
 

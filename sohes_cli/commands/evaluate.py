@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 (Typer reads the annotations)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes_cli.commands.options import AsJson, Workers, argument, option
 from sohes_cli.errors import DatasetError, UsageError
 from sohes_cli.evaluation.pairing import ImageMatch
 
@@ -18,36 +19,19 @@ __all__ = ["evaluate"]
 
 
 def evaluate(
-    predictions: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="PRED", help="Label folders, COCO result files or COCO annotation files.", show_default=False
-        ),
-    ],
-    ground_truth: Annotated[
-        Path, typer.Option("--gt", help="COCO annotation file of the same images.", show_default=False)
-    ],
+    predictions: Annotated[list[Path], argument("PRED", "Label folders, COCO result files or COCO annotation files.")],
+    ground_truth: Annotated[Path, option("COCO annotation file of the same images.", "--gt")],
     match: Annotated[
         ImageMatch,
         typer.Option(
-            help="Pair images by id, name or stem (the name without folder and suffix); auto: by id for a result file, else by name."
+            help="Pairing of images by id, name or stem (name without folder and suffix); "
+            "auto: id for a result file, else name."
         ),
     ] = ImageMatch.auto,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            help="Picture to write, .png, .svg or .pdf: AR by number of masks and by size.", show_default=False
-        ),
-    ] = None,
-    published: Annotated[
-        str | None,
-        typer.Option(
-            help="Data set whose published numbers the picture shows; by default the one that --gt names.",
-            show_default=False,
-        ),
-    ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 takes one for each core.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    plot: Annotated[Path | None, option("Picture of AR by number of masks and by size: .png, .svg or .pdf.")] = None,
+    published: Annotated[str | None, option("Data set of its published numbers; by default that of --gt.")] = None,
+    workers: Workers = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Score masks and hierarchies against annotated images.
 
@@ -55,9 +39,9 @@ def evaluate(
     """
     from sohes_cli.evaluation.plot import check_plot
     from sohes_cli.evaluation.session import compare_predictions
-    from sohes_cli.labels.sources import open_source
+    from sohes_cli.labels.sources import open_label_source
 
-    truth = open_source(ground_truth)
+    truth = open_label_source(ground_truth)
     if truth.kind != "annotation file":
         raise UsageError(
             f"--gt {ground_truth} is a {truth.kind}.",
@@ -81,7 +65,7 @@ def evaluate(
 def _show(
     truth: LabelSource, comparisons: list[Comparison], plot: Path | None, published: str | None, as_json: bool
 ) -> None:
-    """Print the scores with what must be known of them, and draw the picture."""
+    """Print the scores and their notes, and draw the picture."""
     import json
 
     from sohes_cli.evaluation.plot import draw_plot

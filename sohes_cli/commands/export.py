@@ -1,13 +1,14 @@
-"""`sohes export`: a label store as one file of another format, or a trained model for another runtime."""
+"""`sohes export`: a label folder -> one COCO file, or a trained model -> ONNX."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003 (Typer reads the annotations)
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from sohes_cli.commands.options import OverwriteFile, argument, option
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.model.location import MODEL_NAME
 
@@ -17,29 +18,21 @@ _MODEL_SUFFIX = ".safetensors"
 
 
 class ExportFormat(StrEnum):
-    """The formats of the file."""
+    """Format of the written file."""
 
     coco = "coco"
     onnx = "onnx"
 
 
 def export(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="SOURCE", help="Label folder of sohes explore, or run of sohes train.", show_default=False
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="File to write.", show_default=False)],
+    source: Annotated[Path, argument("SOURCE", "Label folder of sohes explore, or run of sohes train.")],
+    out: Annotated[Path, option("File to write.", "--out")],
     export_format: Annotated[
-        ExportFormat | None,
-        typer.Option(
-            "--format", help="coco for labels, onnx for a model.", show_default="coco for labels, onnx for a model"
-        ),
+        ExportFormat | None, option("Format of the file.", "--format", default="coco for labels, onnx for a model")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+    overwrite: OverwriteFile = False,
 ) -> None:
-    """Write labels, or a model, as one file that other tools read.
+    """Write labels or a model as one file for other tools.
 
     Example: sohes export labels/ --format coco --out labels.json
     """

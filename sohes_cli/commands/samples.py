@@ -4,17 +4,13 @@ import shlex
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from sohes_cli.commands.options import argument
 
 __all__ = ["samples"]
 
 
-def samples(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Folder to write to; it is made if missing.", show_default=False)
-    ],
-) -> None:
-    """Write a handful of free sample photographs into a folder.
+def samples(folder: Annotated[Path, argument("DIR", "Folder to write to, made if missing.")]) -> None:
+    """Write free sample photographs into a folder.
 
     Example: sohes samples photos
     """

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sohes_cli.commands.options import AsJson, Assignments, ConfigFile, OverwriteRun, Readers, TrainingDevice  # noqa: TC001 (Typer reads the annotations)
+from sohes_cli.commands import options
+from sohes_cli.commands.options import option
 from sohes_cli.errors import UsageError
 from sohes_cli.runs.interruption import INTERRUPTED
 
 if TYPE_CHECKING:
     from sohes_cli.training.config import TrainConfig
 
-__all__ = ["Phase", "train"]
+__all__ = ["TrainingPhase", "train"]
 
 
-class Phase(StrEnum):
-    """The phases of training."""
+class TrainingPhase(StrEnum):
+    """Phases 2 and 3 of the method."""
 
     instruct = "instruct"
     correct = "correct"
@@ -27,83 +28,62 @@ class Phase(StrEnum):
 
 def train(
     phase: Annotated[
-        Phase, typer.Option(help="instruct: learn from the labels of sohes explore; correct: go on with a teacher.")
-    ] = Phase.instruct,
+        TrainingPhase,
+        typer.Option(help="instruct: learn from the labels of sohes explore; correct: continue with a teacher."),
+    ] = TrainingPhase.instruct,
     labels: Annotated[
         Path | None,
-        typer.Option(
-            help="Label folder of sohes explore, or a COCO annotation file.",
-            show_default="labels, in phase correct those of --init",
+        option(
+            "Label folder of sohes explore, or COCO annotation file.",
+            default="labels, or those of --init in phase correct",
         ),
     ] = None,
-    images: Annotated[
-        Path | None,
-        typer.Option(help="Folder of the photographs, if not the one that the labels name.", show_default=False),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Folder of the run; an unfinished one is continued.", show_default="runs/PHASE"
-        ),
-    ] = None,
+    images: Annotated[Path | None, option("Image folder, if not the one that the labels name.")] = None,
+    out: Annotated[Path | None, options.folder_out("Folder of the run to begin or continue.", "runs/PHASE")] = None,
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Size of the model and of the run: tiny (two CPU cores), small (one GPU) or base.", show_default="tiny"
-        ),
+        str | None, option("Size of model and training: tiny (two CPU cores), small (one GPU) or base.", default="tiny")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default=False)] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Photographs a step, of all processes together.", show_default=False)
-    ] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Largest learning rate of AdamW.", show_default=False)
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the square that photographs are cropped to.", show_default=False)
-    ] = None,
+    steps: Annotated[int | None, option("Optimizer steps.")] = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: options.LearningRate = None,
+    image_size: Annotated[int | None, option("Side of the square crops.")] = None,
     weights: Annotated[
-        str | None,
-        typer.Option(help="Of the ViT: pretrained, random, a file or a run of sohes pretrain.", show_default=False),
+        str | None, option("ViT weights: pretrained, random, a file or a run of sohes pretrain.")
     ] = None,
     init: Annotated[
         Path | None,
-        typer.Option(
-            help="Model to start from: a run of sohes train (by default runs/instruct for phase correct), or a Mask2Former checkpoint.",
-            show_default=False,
+        option(
+            "Model to start from: a run of sohes train, or a Mask2Former checkpoint.",
+            default="runs/instruct in phase correct",
         ),
     ] = None,
-    config: ConfigFile = None,
-    settings: Assignments = None,
-    workers: Readers = -1,
-    device: TrainingDevice = "auto",
+    config: options.ConfigFile = None,
+    settings: options.Assignments = None,
+    workers: options.TrainingWorkers = -1,
+    device: options.TrainingDevice = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out with its own labels and settings.")
     ] = False,
-    overwrite: OverwriteRun = False,
-    as_json: AsJson = False,
+    overwrite: options.OverwriteRun = False,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train a model on labels, to segment any photograph.
 
     Example: sohes train --phase instruct
     """
-    from accelerate import PartialState
-
     from sohes_cli.training.config import train_config
-    from sohes_cli.training.phases import PHASES
-    from sohes_cli.training.session import Sources, corrected_run, resumed_run, train_run
+    from sohes_cli.training.sources import Sources
 
-    flags: dict[str, Any] = {
+    flags = {
         "optimizer.steps": steps,
         "optimizer.batch_size": batch_size,
         "optimizer.learning_rate": learning_rate,
         "data.image_size": image_size,
         "model.weights": weights,
     }
-    given = {name: value for name, value in flags.items() if value is not None}
     folder = out or Path("runs") / phase.value
-    sources = Sources(labels, images, init)
-    if phase is Phase.correct and (preset or weights):
+    sources, assignments = Sources(labels, images, init), settings or ()
+    if phase is TrainingPhase.correct and (preset or weights):
         option = "--preset" if preset else "--weights"
         raise UsageError(
             f"{option} belongs to --phase instruct: phase correct goes on from a model, with its settings.",
@@ -111,11 +91,22 @@ def train(
         )
     resolved: TrainConfig
     if resume:
-        sources, resolved = resumed_run(folder, sources, settings or (), given, PHASES[phase])
-    elif phase is Phase.correct:
-        sources, resolved = corrected_run(sources, config, settings or (), given)
+        from sohes_cli.training.phases import PHASES
+        from sohes_cli.training.session import resumed_run
+
+        sources, resolved = resumed_run(folder, sources, assignments, flags, PHASES[phase])
+    elif phase is TrainingPhase.correct:
+        sources.start()
+        from sohes_cli.training.session import corrected_run
+
+        sources, resolved = corrected_run(sources, config, assignments, flags)
     else:
-        resolved = train_config(preset or "tiny", config, settings or (), given)
+        resolved = train_config(preset, config, assignments, flags)
+        sources.found_labels()
+    from accelerate import PartialState
+
+    from sohes_cli.training.session import train_run
+
     finished = train_run(
         sources, folder, resolved, device=device, workers=workers, overwrite=overwrite, as_json=as_json
     )

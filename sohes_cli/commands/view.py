@@ -1,4 +1,4 @@
-"""`sohes view`: label records as pictures, as a web page, or as a tree in the terminal."""
+"""`sohes view`: label records -> pictures, a web page, or a tree in the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes_cli.commands.options import argument, option
 from sohes_cli.errors import SohesError, UsageError
 
 if TYPE_CHECKING:
@@ -16,26 +17,14 @@ __all__ = ["view"]
 
 
 def view(
-    labels: Annotated[
-        Path, typer.Argument(metavar="LABELS", help="Label folder, or the .json file of one image.", show_default=False)
-    ],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the pictures.", show_default=False)] = None,
-    images: Annotated[
-        Path | None, typer.Option("--images", help="Image folder, if not the manifest's.", show_default=False)
-    ] = None,
+    labels: Annotated[Path, argument("LABELS", "Label folder, or the .json file of one image.")],
+    out: Annotated[Path | None, option("Folder for the pictures.", "--out")] = None,
+    images: Annotated[Path | None, option("Image folder, if not the manifest's.", "--images")] = None,
     max_masks: Annotated[
-        int, typer.Option("--max-masks", min=1, help="Show this many masks an image, the best-scoring ones.")
+        int, typer.Option("--max-masks", min=1, help="Largest number of shown masks of an image, best scores first.")
     ] = 60,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", help="Folder for a web page to look at the hierarchies.", show_default=False),
-    ] = None,
-    against: Annotated[
-        Path | None,
-        typer.Option(
-            "--against", help="Labels to show beside these on the web page; also a COCO file.", show_default=False
-        ),
-    ] = None,
+    html: Annotated[Path | None, option("Folder for a web page of the hierarchies.", "--html")] = None,
+    against: Annotated[Path | None, option("Second label set of the web page, also a COCO file.", "--against")] = None,
     max_side: Annotated[
         int, typer.Option("--max-side", min=64, max=8192, help="Longest side of the page's photographs in pixels.")
     ] = 1280,
@@ -49,9 +38,8 @@ def view(
             "--against needs --html: only the web page shows two label sets.", "Name a folder for the page with --html."
         )
     if not labels.exists():
-        raise UsageError(
-            f"{labels} does not exist.", "Give a label folder written by `sohes explore`, or one of its .json files."
-        )
+        hint = "Give a label folder written by `sohes explore`, or one of its .json files."
+        raise UsageError(f"{labels} does not exist.", hint)
     failures = [] if html is None else _write_page(labels, html, images, against, max_side, max_masks)
     if labels.is_dir():
         if out is None and html is None:
@@ -107,7 +95,7 @@ def _show_record(path: Path, out: Path | None, images: Path | None, max_masks: i
 
 
 def _record_to_show(path: Path) -> LabelRecord:
-    """A record; other JSON files are refused before anyone is told to delete a damaged record."""
+    """Read a record; other JSON files are refused without the advice to delete a damaged record."""
     import json
 
     from sohes_cli.labels.store import read_record
@@ -115,7 +103,7 @@ def _record_to_show(path: Path) -> LabelRecord:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return read_record(path)  # says what is wrong
+        return read_record(path)  # raises with the reason
     if not isinstance(content, dict) or "image" not in content:
         raise UsageError(
             f"{path} is not a label record.",
@@ -125,7 +113,7 @@ def _record_to_show(path: Path) -> LabelRecord:
 
 
 def _images_of_set(labels: Path) -> Path:
-    """The image folder of a label folder, or of the folder in which a record lies; a COCO file names none."""
+    """Return the image folder of a label folder, or of the label folder of a record; a COCO file names none."""
     from sohes_cli.labels.manifest import image_folder, read_manifest
     from sohes_cli.labels.store import read_record
     from sohes_cli.view.html_report import is_record
@@ -138,7 +126,7 @@ def _images_of_set(labels: Path) -> Path:
 
 
 def _images_of(path: Path, record: LabelRecord) -> Path:
-    """The image folder named by the manifest of the label folder in which a record lies."""
+    """Return the image folder in the manifest of the label folder of a record."""
     from sohes_cli.labels.manifest import image_folder, read_manifest
     from sohes_cli.labels.store import MANIFEST_NAME, LabelStore
 

@@ -1,98 +1,94 @@
-"""The settings of a trained model at work: which of its masks are kept, and where their forest comes from."""
+"""Settings of inference: selection of masks, source of their forest, refinement and views."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import SohesError, WeightsError
-from sohes_cli.settings import require
+from sohes_cli.settings import Group, count, require, setting, share
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
-    "FORESTS",
     "MOST_VIEWS",
     "OWN_SETTINGS",
-    "REFINEMENTS",
     "SIZES",
+    "ForestSource",
+    "MaskRefinement",
     "SegmentConfig",
     "check_own",
     "is_size",
     "own_settings",
 ]
 
-FORESTS = ("head", "geometry")
-"""The two sources of a forest: the ancestor head, and which mask covers which."""
-
-REFINEMENTS = ("none", "superpixels")
-"""What happens to the masks' edges."""
-
 MOST_VIEWS = 8
-"""Four sizes of the photograph, each of them also mirrored; see `sohes_cli.inference.voting`."""
+"""Largest number of views: four sizes of the photograph, each also mirrored; see `sohes_cli.inference.voting`."""
 
 SIZES = (32, 8192)
-"""The smallest and the largest size of the image, the longer side as the network sees it, in pixels."""
+"""Smallest and largest longer side of the network's input in pixels."""
 
 OWN_SETTINGS = "segment"
-"""Where a model file's header has the settings that suit its model; a run's model has none, so it works with the defaults."""
+"""Key of a model file's header for the settings that suit the model; absent in the model of a run."""
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+class ForestSource(StrEnum):
+    """Source of a forest: the ancestor head, or the overlap of the masks as in phase 1."""
+
+    head = "head"
+    geometry = "geometry"
+
+
+class MaskRefinement(StrEnum):
+    """Refinement of the masks' edges: none, or along superpixels; see `sohes_cli.inference.snapping`."""
+
+    none = "none"
+    superpixels = "superpixels"
 
 
 @dataclass(frozen=True)
-class SegmentConfig:
-    """Everything but the weights and the size of the image that decides a prediction.
+class SegmentConfig(Group, name="segment"):
+    """All settings that determine a prediction, apart from the weights and the input size."""
 
-    Args:
-        forest: `head` for the forest of the ancestor head, `geometry` for that of phase 1, from the masks alone.
-        min_score: the least score of a mask.
-        max_masks: the most masks of an image.
-        nms_iou: a mask with at least this IoU with a better one is dropped; 1 drops equal masks only.
-        refine: `superpixels` redraws each mask along the photograph's edges, see `sohes_cli.inference.snapping`; `none` leaves it.
-        views: of the photograph that vote on its masks, see `sohes_cli.inference.voting`; 1 is the photograph as it is. Masks of several
-            views with an IoU of 0.7 or more are one, whatever `nms_iou` is.
-    """
-
-    forest: str = "head"
-    min_score: float = 0.01
-    max_masks: int = 1000
-    nms_iou: float = 0.9
-    refine: str = "none"
-    views: int = 1
-
-    def __post_init__(self) -> None:
-        require(self.forest in FORESTS, "segment.forest", self.forest, f"one of {', '.join(FORESTS)}")
-        require(0 <= self.min_score <= 1, "segment.min_score", self.min_score, "a score in [0, 1]")
-        require(self.max_masks >= 1, "segment.max_masks", self.max_masks, "at least 1")
-        require(0 < self.nms_iou <= 1, "segment.nms_iou", self.nms_iou, "above 0 and at most 1")
-        require(self.refine in REFINEMENTS, "segment.refine", self.refine, f"one of {', '.join(REFINEMENTS)}")
-        is_count = isinstance(self.views, int) and not isinstance(self.views, bool)
-        require(
-            is_count and 1 <= self.views <= MOST_VIEWS,
-            "segment.views",
-            self.views,
-            f"a whole number from 1 to {MOST_VIEWS}",
-        )
+    forest: str = setting("head", "Source of the forest: ancestor `head`, or `geometry`.", choices=ForestSource)
+    min_score: float = share(0.01, "Least score of a mask.", noun="a score")
+    max_masks: int = count(1000, "Largest number of masks of an image, best scores first.")
+    nms_iou: float = setting(0.9, "IoU with a better mask from which a mask is dropped.", above=0, maximum=1)
+    refine: str = setting("none", "`superpixels` redraws masks along edges.", choices=MaskRefinement)
+    views: int = setting(
+        1,
+        "Views that vote on the masks, 1 for the photograph alone; their masks merge from an IoU of 0.7 in any case.",
+        minimum=1,
+        maximum=MOST_VIEWS,
+        rule=_is_whole,
+        allowed=f"a whole number from 1 to {MOST_VIEWS}",
+    )
 
 
 def is_size(value: object) -> bool:
-    """Whether a value can be the size of the image: a whole number of pixels in `SIZES`."""
-    return isinstance(value, int) and not isinstance(value, bool) and SIZES[0] <= value <= SIZES[1]
+    """True for an input size: a whole number of pixels within `SIZES`."""
+    return isinstance(value, int) and _is_whole(value) and SIZES[0] <= value <= SIZES[1]
 
 
 def own_settings(description: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """The settings that suit a model, as its file names them.
+    """Read a model's own settings from the header of its file.
 
     Args:
-        description: what the file's header says.
-        file: for messages.
+        description: header of the file.
+        file: file name for messages.
 
     Returns:
         Some of `image_size`, `views` and `refine`, or none.
 
     Raises:
-        WeightsError: if they are none that this version knows.
+        WeightsError: if this version does not know them.
     """
     own = description.get(OWN_SETTINGS, {})
     try:
@@ -106,13 +102,9 @@ def own_settings(description: Mapping[str, Any], file: Path) -> dict[str, Any]:
 
 
 def check_own(own: Mapping[str, Any]) -> None:
-    """Raise ConfigError or TypeError unless these can be the settings of a model: some of `image_size`, `views` and `refine`."""
+    """Raise ConfigError or TypeError unless these are a model's own settings: `image_size`, `views` and `refine`."""
     unknown = set(own) - {"image_size", "views", "refine"}
     require(not unknown, "segment", ", ".join(sorted(unknown)), "image_size, views and refine alone")
-    require(
-        is_size(own.get("image_size", SIZES[0])),
-        "segment.image_size",
-        own.get("image_size"),
-        f"from {SIZES[0]} to {SIZES[1]} pixels",
-    )
+    fits, allowed = is_size(own.get("image_size", SIZES[0])), f"from {SIZES[0]} to {SIZES[1]} pixels"
+    require(fits, "segment.image_size", own.get("image_size"), allowed)
     SegmentConfig(**{name: value for name, value in own.items() if name != "image_size"})

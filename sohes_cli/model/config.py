@@ -1,6 +1,7 @@
-"""The shape of the network: one frozen dataclass for all its parts, and three sizes of it.
+"""Settings of the network, and three sizes of it.
 
-`tiny` trains on two CPU cores, `small` on one GPU, `base` is the paper's (ViT-B, Mask2Former's decoders of 6 and 9 layers).
+`tiny` trains on two CPU cores, `small` on one GPU, `base` is the paper's (ViT-B, Mask2Former's decoders of 6 and 9
+layers).
 """
 
 from __future__ import annotations
@@ -8,113 +9,66 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sohes_cli.settings import require
+from sohes_cli.settings import Group, count, require, setting, share
 
 __all__ = ["MASK_STRIDE", "MODEL_PRESETS", "STRIDE", "ModelConfig"]
 
 STRIDE = 32
-"""Of the coarsest feature map, in pixels: images are padded to multiples of it."""
+"""Stride of the coarsest feature map in pixels; images are padded to multiples of it."""
 
 MASK_STRIDE = 4
-"""Of the finest feature map, and so of mask logits, in pixels."""
+"""Stride of the finest feature map, and of mask logits, in pixels."""
+
+_OWN = "above 0, or 0 for the ViT's own"
 
 
 @dataclass(frozen=True)
-class ModelConfig:
-    """The parts of the network and their sizes.
+class ModelConfig(Group, name="model"):
+    """Parts of the network and their sizes."""
 
-    Args:
-        backbone: a timm VisionTransformer; the four numbers below, where they are not 0, replace its own.
-        patch_size: side of a patch in pixels, as the ViT sees the image.
-        embed_dim: channels of a token.
-        depth: transformer blocks.
-        num_heads: attention heads.
-        weights: what the ViT starts from: `pretrained` (timm's cache or hub), `random`, a weights file, or a run of `sohes pretrain`.
-        token_stride: pixels of the image between two tokens, 4, 8, 16 or 32; the ViT sees the image resized to fit its patches.
-        drop_path: rate of stochastic depth at the last block, rising linearly from 0.
-        interactions: exchanges between the ViT and the adapter; must divide the number of blocks.
-        prior_channels: of the adapter's first convolution.
-        adapter_heads: heads of the adapter's deformable attention.
-        adapter_points: points a level and head that it samples.
-        adapter_value_ratio: channels of its values over those of a token.
-        adapter_mlp_ratio: hidden channels of the extractors' MLP over those of a token.
-        hidden_dim: C, channels of both decoders.
-        heads: attention heads of both decoders.
-        pixel_layers: layers of the pixel decoder.
-        pixel_points: points a level and head that it samples.
-        pixel_mlp_dim: hidden channels of its MLPs.
-        decoder_layers: layers of the query decoder.
-        decoder_mlp_dim: hidden channels of its MLPs.
-        queries: Q, the most masks that one pass can find.
-    """
-
-    backbone: str = "vit_base_patch16_224.dino"
-    patch_size: int = 0
-    embed_dim: int = 0
-    depth: int = 0
-    num_heads: int = 0
-    weights: str = "pretrained"
-    token_stride: int = 16
-    drop_path: float = 0.3
-    interactions: int = 4
-    prior_channels: int = 64
-    adapter_heads: int = 12
-    adapter_points: int = 4
-    adapter_value_ratio: float = 0.5
-    adapter_mlp_ratio: float = 0.25
-    hidden_dim: int = 256
-    heads: int = 8
-    pixel_layers: int = 6
-    pixel_points: int = 4
-    pixel_mlp_dim: int = 1024
-    decoder_layers: int = 9
-    decoder_mlp_dim: int = 2048
-    queries: int = 300
+    backbone: str = setting(
+        "vit_base_patch16_224.dino", "timm name of a VisionTransformer.", rule=bool, allowed="the timm name of a ViT"
+    )
+    patch_size: int = setting(
+        0, "Side of a patch.", minimum=0, maximum=64, allowed="pixels from 1 to 64, or 0 for the ViT's own"
+    )
+    embed_dim: int = setting(0, "Channels of a token.", minimum=0, allowed=_OWN)
+    depth: int = setting(0, "Number of transformer blocks.", minimum=0, allowed=_OWN)
+    num_heads: int = setting(0, "Number of attention heads.", minimum=0, allowed=_OWN)
+    weights: str = setting(
+        "pretrained",
+        "Weights of the ViT: `pretrained` (timm's cache or hub), `random`, a file, or a run of `sohes pretrain`.",
+        rule=bool,
+        allowed="pretrained, random, a weights file or a run of sohes pretrain",
+    )
+    token_stride: int = setting(
+        16, "Pixels between two tokens, by resizing the ViT's input.", choices=(4, 8, 16, 32), allowed="4, 8, 16 or 32"
+    )
+    drop_path: float = share(0.3, "Stochastic depth of the last block, linear from 0.", below=1, noun="a rate")
+    interactions: int = count(4, "Interactions between ViT and adapter; must divide the number of blocks.")
+    prior_channels: int = count(64, "Channels of the adapter's first convolution.")
+    adapter_heads: int = count(12, "Heads of the adapter's deformable attention.")
+    adapter_points: int = count(4, "Sampling points for each level and head of the adapter's attention.")
+    adapter_value_ratio: float = setting(0.5, "Channels of its values over those of a token.", above=0, maximum=8)
+    adapter_mlp_ratio: float = setting(0.25, "Channels of its MLPs over those of a token.", above=0, maximum=8)
+    hidden_dim: int = setting(256, "C, channels of both decoders; a multiple of 32 and of `heads`.")
+    heads: int = count(8, "Attention heads of both decoders.")
+    pixel_layers: int = count(6, "Layers of the pixel decoder.")
+    pixel_points: int = count(4, "Sampling points for each level and head of the pixel decoder.")
+    pixel_mlp_dim: int = count(1024, "Hidden channels of the pixel decoder's MLPs.")
+    decoder_layers: int = count(9, "Layers of the query decoder.")
+    decoder_mlp_dim: int = count(2048, "Hidden channels of the query decoder's MLPs.")
+    queries: int = count(300, "Q, the largest number of masks of one forward pass.")
 
     def __post_init__(self) -> None:
-        require(bool(self.backbone), "model.backbone", self.backbone, "the timm name of a ViT")
-        require(
-            bool(self.weights),
-            "model.weights",
-            self.weights,
-            "pretrained, random, a weights file or a run of sohes pretrain",
-        )
-        require(
-            0 <= self.patch_size <= 64,
-            "model.patch_size",
-            self.patch_size,
-            "pixels from 1 to 64, or 0 for the ViT's own",
-        )
-        for name in ("embed_dim", "depth", "num_heads"):
-            require(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "above 0, or 0 for the ViT's own")
-        require(self.token_stride in (4, 8, 16, 32), "model.token_stride", self.token_stride, "4, 8, 16 or 32")
-        require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "a rate in [0, 1)")
-        for name in ("adapter_value_ratio", "adapter_mlp_ratio"):
-            require(0 < getattr(self, name) <= 8, f"model.{name}", getattr(self, name), "above 0 and at most 8")
-        for name in (
-            *(
-                "interactions",
-                "prior_channels",
-                "adapter_heads",
-                "adapter_points",
-                "heads",
-                "pixel_layers",
-                "pixel_points",
-            ),
-            *("pixel_mlp_dim", "decoder_layers", "decoder_mlp_dim", "queries"),
-        ):
-            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        super().__post_init__()
         fits = self.hidden_dim >= 32 and self.hidden_dim % 32 == 0 and self.hidden_dim % self.heads == 0
-        require(
-            fits,
-            "model.hidden_dim",
-            self.hidden_dim,
-            f"a multiple of 32 (the norms' groups) and of model.heads ({self.heads})",
-        )
+        allowed = f"a multiple of 32 (the norms' groups) and of model.heads ({self.heads})"
+        require(fits, "model.hidden_dim", self.hidden_dim, allowed)
 
     @property
     def vit_shape(self) -> dict[str, int]:
-        """The numbers that replace timm's own, as arguments of `timm.create_model`."""
+        """Given numbers of the ViT, as arguments of `timm.create_model`."""
         numbers = {name: getattr(self, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}
         return {name: value for name, value in numbers.items() if value}
 
@@ -142,4 +96,4 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     "small": {"backbone": "vit_small_patch16_224.dino", "drop_path": 0.2, "adapter_heads": 6},
     "base": {},
 }
-"""The group `model` of the presets of `sohes train`."""
+"""Group `model` of the presets of `sohes train`."""

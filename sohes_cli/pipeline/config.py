@@ -1,7 +1,7 @@
-"""The settings of `sohes pipeline`: those of each stage, as the stage's own command takes them.
+"""Settings of `sohes pipeline`: those of each stage's command, named STAGE.GROUP.NAME.
 
-A setting is named STAGE.GROUP.NAME, on the command line (`--set instruct.optimizer.steps=1000`) and by the tables of a TOML file
-(`[instruct.optimizer]`). The settings of `segment`, with which models label the photographs of a ground truth, have no groups.
+Command line: `--set instruct.optimizer.steps=1000`; TOML: `[instruct.optimizer]`. The settings of `segment`, with which
+models label the photographs of a ground truth, have no groups.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _STAGES = ("explore", "instruct", "correct", "segment")
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """The settings of all stages.
+    """Settings of all stages.
 
     Args:
-        explore: of phase 1.
-        instruct: of phase 2.
-        correct: of phase 3, as they follow from those of phase 2.
-        segment: of the models that are evaluated.
-        corrections: those settings of phase 3 that were given, which are put over those of the model that phase 2 ends with.
+        explore: settings of phase 1.
+        instruct: settings of phase 2.
+        correct: settings of phase 3, derived from those of phase 2.
+        segment: settings of the evaluated models.
+        corrections: given settings of phase 3, which override those of the model of phase 2.
     """
 
     explore: ExploreConfig
@@ -45,15 +45,11 @@ class PipelineConfig:
     corrections: Mapping[str, Any]
 
     def of_stages(self) -> dict[str, dict[str, Any]]:
-        """The settings of the three phases by stage, ready for JSON."""
-        return {
-            "explore": to_plain(self.explore),
-            "instruct": to_plain(self.instruct),
-            "correct": to_plain(self.correct),
-        }
+        """Return the settings of the three phases by stage, ready for JSON."""
+        return {stage: to_plain(getattr(self, stage)) for stage in ("explore", "instruct", "correct")}
 
     def of_segment(self) -> dict[str, Any]:
-        """The settings of `segment` by name."""
+        """Return the settings of `segment` by name."""
         return asdict(self.segment)
 
 
@@ -61,8 +57,8 @@ def pipeline_config(preset: str = "tiny", file: Path | None = None, assignments:
     """Resolve the settings of all stages.
 
     Args:
-        preset: of phase 2: tiny, small or base; phase 3 goes on with its model.
-        file: a TOML file with tables named as the stages and their groups.
+        preset: preset of phase 2 (tiny, small or base), whose model phase 3 continues.
+        file: TOML file with tables named after the stages and their groups.
         assignments: `stage.group.name=value` strings; see `sohes_cli.settings.resolve`.
 
     Raises:
@@ -84,7 +80,7 @@ def pipeline_config(preset: str = "tiny", file: Path | None = None, assignments:
 
 @contextmanager
 def stage_named(stage: str) -> Iterator[None]:
-    """Let an error say to which stage the setting belongs that it is about."""
+    """Add the stage to the errors about its settings."""
     try:
         yield
     except SohesError as error:
@@ -95,7 +91,8 @@ def stage_named(stage: str) -> Iterator[None]:
 def _check_stages(given: Mapping[str, Any]) -> None:
     for stage, values in given.items():
         if stage not in _STAGES:
-            hint = f"A setting begins with its stage: {', '.join(_STAGES)}. For example --set instruct.optimizer.steps=1000"
+            example = "For example --set instruct.optimizer.steps=1000"
+            hint = f"A setting begins with its stage: {', '.join(_STAGES)}. {example}"
             raise ConfigError(f"{stage} is not a stage.{nearest(stage, _STAGES)}", hint)
         if not isinstance(values, Mapping):
             name = "NAME" if stage == "segment" else "GROUP.NAME"

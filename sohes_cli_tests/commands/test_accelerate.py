@@ -1,4 +1,6 @@
-"""`accelerate launch -m sohes_cli explore` with two processes on the CPU: together they write what one process writes."""
+"""`accelerate launch -m sohes_cli explore` with two processes on the CPU: together they write what one process
+writes.
+"""
 
 from __future__ import annotations
 

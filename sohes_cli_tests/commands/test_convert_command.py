@@ -111,7 +111,7 @@ def test_damaged_files_are_named_the_others_written_and_the_exit_code_is_1(tmp_p
     result = sohes("convert", "sa1b", source, "--out", tmp_path / "gt.json", "--json")
     assert result.code == 1
     assert json.loads(result.out)["bad"] == 1
-    assert f"{source / 'sa_2.json'}: cannot be used" in result.err
+    assert f"{source / 'sa_2.json'}: it is not JSON" in result.err
     assert "1 files of" in result.err
     assert list(COCO(str(tmp_path / "gt.json")).imgs) == [1, 3]
 

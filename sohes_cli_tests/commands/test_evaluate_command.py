@@ -271,7 +271,9 @@ def test_wrong_usage_exits_with_2(arguments: list[str], words: str, evaluate: Ca
 
 
 def test_parent_of_parts_alone_gives_roots_alone_a_forest_too(evaluate: Callable) -> None:
-    """Only the parts of one image have the key: the other image is a forest of roots, whose pair is found and not linked."""
+    """Only the parts of one image have the key: the other image is a forest of roots, whose pair is found and not
+    linked.
+    """
 
     def link(_truth: dict[str, Any], results: list[dict[str, Any]]) -> None:
         for i, r in enumerate(results, start=1):
@@ -310,7 +312,7 @@ def test_record_of_another_image_is_refused(sohes: Callable, reference_folder: P
     shutil.copy(tmp_path / "labels" / "a-cup.png.json", tmp_path / "labels" / "b-face.png.json")
     result = sohes("evaluate", tmp_path / "labels", "--gt", tmp_path / "gt.json")
     assert result.code == 1
-    assert "b-face.png.json should be the record of 'b-face.png', but says it is that of 'a-cup.png'" in result.err
+    assert "b-face.png.json should be the record of 'b-face.png', but names 'a-cup.png'" in result.err
 
 
 def test_all_predictions_are_opened_before_the_first_is_scored(
@@ -328,7 +330,9 @@ def test_all_predictions_are_opened_before_the_first_is_scored(
 def test_columns_are_told_apart_and_keep_their_numbers(
     evaluate: Callable, sohes: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files of one name are shown with their folders, brackets in a name are no markup, and a narrow terminal cuts nothing."""
+    """Files of one name are shown with their folders, brackets in a name are no markup, and a narrow terminal cuts
+    nothing.
+    """
     monkeypatch.setenv("COLUMNS", "20")
     evaluate()
     for name in ("a/r[v2].json", "b/r[v2].json"):
@@ -400,7 +404,7 @@ def test_names_that_are_too_long_for_a_file_are_errors(evaluate: Callable, sohes
         result = sohes("evaluate", *arguments)
         assert result.code == 1
         assert "File name too long" in result.err
-        assert "unforeseen" not in result.err
+        assert "Unexpected" not in result.err
 
 
 def test_killed_command_leaves_no_process(

@@ -1,4 +1,6 @@
-"""`sohes pipeline` as its users meet it: all stages in one call or in many, with the same end, and what it says about wrong input."""
+"""`sohes pipeline` as its users meet it: all stages in one call or in many, with the same end, and what it says about
+wrong input.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,14 @@ import torch
 from train_cases import TINY, after_steps, steps_kept, write_scene
 
 from sohes_cli.errors import PartialFailure
-from sohes_cli.explore.runner import _Worker
+from sohes_cli.explore.runner import _Labeler
 from sohes_cli.inference.methods import ModelMethod
 from sohes_cli.labels.manifest import read_manifest
 from sohes_cli.labels.store import LabelStore
 from sohes_cli.pipeline.config import pipeline_config
 from sohes_cli.pipeline.folder import PipelineFolder
-from sohes_cli.pipeline.stages import Inputs, Job, label_folder
-from sohes_cli.pipeline.work import Work, join_processes
-from sohes_cli.training.session import Sources
+from sohes_cli.pipeline.stages import PipelineInputs, PipelineJob, StageWork, join_processes, label_folder
+from sohes_cli.training.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,7 +200,7 @@ def test_a_pipeline_that_was_stopped_in_each_stage_is_the_one_that_was_not(
         assert f"The pipeline stopped {where}. Run the same command again to continue." in result.err
         return recorded(out)
 
-    stages = stopped_by(lambda patch: before_each(patch, _Worker, "explore", interrupt), "in stage 1 of 4, explore")
+    stages = stopped_by(lambda patch: before_each(patch, _Labeler, "__call__", interrupt), "in stage 1 of 4, explore")
     assert (stages["explore"]["finished"], LabelStore(out / "labels").names()) == (False, ["a.png"])
     stages = stopped_by(lambda patch: before_each(patch, Sources, "open", interrupt), "in stage 2 of 4, instruct")
     assert (stages["explore"]["finished"], stages["instruct"]["finished"]) == (True, False)
@@ -299,8 +300,10 @@ def test_phase_1_leaves_training_its_threads(scene: Path, tmp_path: Path) -> Non
     (images / "b.png").write_text("no photograph")
     config = pipeline_config(assignments=SETTINGS)
     job, work = (
-        Job(Inputs(images), PipelineFolder(tmp_path / "work"), config, join_processes("cpu"), "cpu", workers=0),
-        Work(),
+        PipelineJob(
+            PipelineInputs(images), PipelineFolder(tmp_path / "work"), config, join_processes("cpu"), "cpu", workers=0
+        ),
+        StageWork(),
     )
     torch.set_num_threads(2)
     with pytest.raises(PartialFailure):
@@ -462,7 +465,7 @@ def test_folders_that_cannot_be_right_are_wrong_usage(sohes: Callable, scene: Pa
     assert f"The image folder {scene / 'nowhere'} does not exist." in result.err
     result = sohes("pipeline", scene, "--out", scene / "wrong")
     assert result.code == 2
-    assert "lies in the image folder" in result.err
+    assert "is inside the image folder" in result.err
     assert not (scene / "wrong").exists()
 
 

@@ -7,7 +7,8 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pretrain_cases import FLAGS, metrics_of, steps_saved
+from pretrain_cases import FLAGS
+from train_cases import lines_of, steps_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +64,7 @@ def test_a_run_says_what_it_does_and_leaves_a_backbone(pretrain: Callable, out: 
         "feature_rank",
         "match_agreement",
     }
-    lines = metrics_of(out)
+    lines = lines_of(out)
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(wanted <= line.keys() for line in lines)
 
@@ -94,7 +95,7 @@ def test_json_is_the_only_thing_on_stdout(pretrain: Callable, out: Path) -> None
         "interrupted": False,
         "failed": [],
     }
-    assert numbers["loss"] == pytest.approx(metrics_of(out)[-1]["loss"], abs=1e-6)
+    assert numbers["loss"] == pytest.approx(lines_of(out)[-1]["loss"], abs=1e-6)
     assert numbers["images_per_second"] == pytest.approx(8 / seconds, rel=0.01)
     again = json.loads(pretrain("--steps", 2, "--json").out)
     assert (again["done_before"], again["done"], again["numbers"]) == (2, 2, {})
@@ -116,8 +117,8 @@ def test_changed_settings_and_photographs_are_refused_and_overwrite_begins_anew(
     assert (out / "backbone.safetensors").read_bytes() == before
     (out / "notes.txt").write_text("mine")
     assert pretrain("--steps", 3, "--learning-rate", 0.01, "--overwrite").code == 0
-    assert steps_saved(out) == [3]
-    assert [line["step"] for line in metrics_of(out)] == [1, 2, 3]
+    assert steps_kept(out) == [3]
+    assert [line["step"] for line in lines_of(out)] == [1, 2, 3]
     assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -133,7 +134,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_serves(pretrain: Ca
     assert result.code == 0
     assert "2 of them done before" in result.err
     assert (out / "backbone.safetensors").read_bytes() == whole
-    assert [line["step"] for line in metrics_of(out)] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines_of(out)] == [1, 2, 3, 4]
 
 
 def test_a_checkpoint_of_another_shape_is_named(
@@ -174,7 +175,7 @@ def test_fewer_photographs_than_a_batch_holds(sohes: Callable, photos: Path, out
     result = sohes("pretrain", photos / "sub", "--out", out, *TINY, "--batch-size", 8, "--epochs", 6)
     assert result.code == 0
     assert "3 photographs, 2 steps of 8." in result.err
-    assert len(metrics_of(out)) == 2
+    assert len(lines_of(out)) == 2
 
 
 def test_a_run_starts_from_the_backbone_of_another(
@@ -216,10 +217,10 @@ def test_the_preset_for_a_cpu_takes_steps(sohes: Callable, photos: Path, out: Pa
         112,
         0.0,
     )
-    lines = metrics_of(out)
+    lines = lines_of(out)
     assert [line["step"] for line in lines] == [1, 2]
     assert all(line["loss"] == line["loss_match"] > 0 for line in lines)
-    assert steps_saved(out) == [2]
+    assert steps_kept(out) == [2]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""What `sohes segment` runs when nothing is named: a run's model, the package's, or phase 1; what it says of it, and what it refuses."""
+"""What `sohes segment` runs when nothing is named: a run's model, the package's, or phase 1; what it says of it, and
+what it refuses.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def fresh(tmp_path, photos, monkeypatch):
 
 @pytest.fixture
 def shipped(fresh, tmp_path_factory, monkeypatch):
-    """The same with a model that ships; the run that it comes from lies in `source`, outside of where runs are looked for."""
+    """The same with a model that ships; the run that it comes from lies in `source`, outside of where runs are looked
+    for.
+    """
     source = save_tiny(fresh / "source", seed=5)
     return ship_model(monkeypatch, source, tmp_path_factory.mktemp("package"))
 
@@ -62,7 +66,8 @@ def test_a_fresh_machine_without_a_model_has_phase_1_and_is_told_why(reference_f
     assert result.exit_code == 0, result
     said, total, *_ = result.stderr.splitlines()
     assert said.startswith(
-        "Phase 1 labels each photograph by itself, for there is no trained model: neither runs/correct nor runs/instruct"
+        "Phase 1 labels each photograph by itself, for there is no trained model: neither runs/correct nor "
+        "runs/instruct"
     )
     assert said.endswith(
         "none ships with this version of sohes; `sohes explore IMAGES`, then `sohes train --phase instruct` make one."
@@ -88,7 +93,7 @@ def test_phase_1_by_default_gives_the_labels_of_explore_and_says_so_in_json(fres
 @pytest.mark.usefixtures("fresh")
 def test_phase_1_by_default_loads_no_torch():
     code = (
-        "import sys; from dataclasses import replace; from sohes_cli import bundled, cli\n"
+        "import sys; from dataclasses import replace; from sohes_cli import cli; from sohes_cli.vit import bundled\n"
         "bundled.MODEL = replace(bundled.MODEL, sha256='')\n"
         f"sys.argv = ['sohes', 'segment', '{NAME}']\n"
         "try:\n    cli.main()\nfinally:\n    print('loaded:', 'torch' in sys.modules)"
@@ -120,7 +125,7 @@ def test_a_run_comes_before_the_model_that_ships_and_phase_3_before_phase_2(fres
         sources[printed["model"]["file"]] = printed["model"]["sha256"]
     assert list(sources) == [str(shipped), "runs/instruct/model.safetensors", "runs/correct/model.safetensors"]
     assert all(file_sha256(fresh / file) == found for file, found in sources.items())
-    assert "Model runs/correct/model.safetensors (of the last phase that has a run here) on" in run().stderr
+    assert "Model runs/correct/model.safetensors (the newest phase in ./runs) on" in run().stderr
     bundled_again = json.loads(run("--json", "--checkpoint", "bundled").stdout)
     assert bundled_again["model"] == {"file": str(shipped), "sha256": bundled.MODEL.sha256}
 
@@ -191,11 +196,11 @@ def test_a_label_folder_is_continued_by_what_began_it_alone(fresh, monkeypatch):
     shutil.rmtree(fresh / "runs")
     refused = run("--out", "by model")
     assert_refused(
-        refused, StoreError, 'made with other settings: method: "model" there, "explore" now.', "--overwrite"
+        refused, StoreError, 'made with other settings: method ("model" there, "explore" now).', "--overwrite"
     )
     assert run("--out", "by phase 1").exit_code == 0
     ship_model(monkeypatch, save_tiny(fresh / "mine"), fresh / "package")
-    assert_refused(run("--out", "by phase 1"), StoreError, 'method: "explore" there, "model" now.')
+    assert_refused(run("--out", "by phase 1"), StoreError, 'method ("explore" there, "model" now).')
     assert_refused(
         run("--out", "by model", "--size", 64), StoreError, "image_size", "backbone.sha256"
     )  # the bundled weights are others
@@ -222,9 +227,9 @@ def test_the_bundled_model_by_name_in_a_version_without_one(sohes):
     result = sohes("segment", NAME, "--checkpoint", "bundled")
     assert result.code == 2
     assert result.err.startswith(
-        "Error: --checkpoint bundled: this version of sohes has no model of its own.\n  Train one with sohes train"
+        "Error: --checkpoint bundled: this version of sohes contains no model.\n  Train one with sohes train"
     )
-    with pytest.raises(UsageError, match="no model of its own"):
+    with pytest.raises(UsageError, match="contains no model"):
         Segmenter.load("bundled")
 
 

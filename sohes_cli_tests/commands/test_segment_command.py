@@ -1,4 +1,6 @@
-"""`sohes segment` as its users meet it: what it prints and writes, how it goes on, and what it says about input that is wrong."""
+"""`sohes segment` as its users meet it: what it prints and writes, how it goes on, and what it says about input that is
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -201,9 +203,9 @@ def test_other_settings_need_another_folder_or_overwrite(run, few, tmp_path):
     out = tmp_path / "out"
     assert run(few, "--out", out, "--cut-level", 0).exit_code == 0
     before = stored(out)
-    assert_refused(run(few, "--out", out, "--max-masks", 2), StoreError, "max_masks: 1000 there, 2 now", "--overwrite")
-    assert_refused(run(few / "sub", "--out", out), StoreError, "images:")
-    assert_refused(run(few, "--out", out, "--forest", "geometry"), StoreError, 'forest: "head" there')
+    assert_refused(run(few, "--out", out, "--max-masks", 2), StoreError, "max_masks (1000 there, 2 now)", "--overwrite")
+    assert_refused(run(few / "sub", "--out", out), StoreError, "images (")
+    assert_refused(run(few, "--out", out, "--forest", "geometry"), StoreError, 'forest ("head" there')
     assert stored(out) == before
     assert run(few, "--out", out, "--max-masks", 2, "--overwrite", "--no-pictures").exit_code == 0
     assert [len(record.annotations) for record in LabelStore(out)] == [2, 2, 2]

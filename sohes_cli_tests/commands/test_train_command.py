@@ -159,7 +159,8 @@ def instructed(tmp_path_factory: pytest.TempPathFactory, labels: Path) -> Path:
     """A folder with labels, their images and a run of phase 2 where the commands look for them; not to be changed."""
     from train_cases import tiny_train_config
 
-    from sohes_cli.training.session import Sources, train_run
+    from sohes_cli.training.session import train_run
+    from sohes_cli.training.sources import Sources
 
     folder = tmp_path_factory.mktemp("instructed")
     for name in ("labels", "images"):
@@ -221,7 +222,7 @@ def test_a_phase_of_fifty_steps_at_least_follows_a_short_one(correct: Callable, 
         (["--set", "branches.initial=1"], ["branches.initial"]),
         (["--set", "views.week=crop"], ["views.week is not a setting", "views.weak"]),
         (["--set", "teacher.ema_decay=1"], ["teacher.ema_decay"]),
-        (["--out", "runs/instruct"], ["is not that of a run of sohes train --phase correct"]),
+        (["--out", "runs/instruct"], ["does not belong to a run of sohes train --phase correct"]),
     ],
 )
 def test_wrong_usage_of_phase_3_is_named(correct: Callable, flags: list[str], words: list[str]) -> None:

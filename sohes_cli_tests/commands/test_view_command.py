@@ -1,4 +1,6 @@
-"""`sohes view`: pictures or a web page of a folder, a tree of a single record, and one message for each thing that is wrong."""
+"""`sohes view`: pictures or a web page of a folder, a tree of a single record, and one message for each thing that is
+wrong.
+"""
 
 from __future__ import annotations
 
