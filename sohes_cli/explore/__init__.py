@@ -1,1 +1,1 @@
-"""Phase 1, self-exploration: from a folder of photographs to a forest of masks for each of them."""
+"""Phase 1, self-exploration: a folder of photographs -> a forest of masks for each of them."""

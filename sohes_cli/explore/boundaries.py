@@ -1,12 +1,13 @@
-"""Boundary strength at every pixel, from the photograph alone: how much two half-discs around it differ.
+"""Boundary strength of each pixel, from the photograph alone: the difference of two half-discs around it.
 
     strength(p) = mean over scales of  max over orientations of  sum over cues of  chi2(half-disc 1, half-disc 2)
 
-The cues are histograms of lightness, of two color-opponent channels and of oriented texture energy. Scales are
-levels of an image pyramid with one disc radius, so the cost falls by four a level. No model and no annotation is
-involved. (Beyond the paper: SOHES has no notion of a boundary; its masks get their edges from a refiner.)
+Cues are histograms of lightness, of two color-opponent channels and of oriented texture energy. Scales are the levels
+of an image pyramid with one disc radius, so the cost falls by four per level. (Beyond the paper, whose masks get their
+edges from a refiner.)
 
-Source: the half-disc operator is Pb's (Martin, Fowlkes and Malik, PAMI 2004), multi-scale as in gPb (Arbelaez et al., PAMI 2011).
+Source: half-disc operator of Pb (Martin, Fowlkes and Malik, PAMI 2004), multi-scale as in gPb (Arbelaez et al., PAMI
+2011).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from sohes_cli.explore.histograms import soft_bins
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float32]
+
 __all__ = ["boundary_strength"]
 
 RADIUS_PX = 3
@@ -34,20 +38,17 @@ TEXTURE_BINS = 4
 SMALLEST_SIDE_PX = 2 * RADIUS_PX + 1
 
 
-def boundary_strength(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Measure how strong a boundary runs through each pixel.
-
-    Args:
-        pixels: RGB image, uint8 [H, W, 3].
+def boundary_strength(pixels: NDArray[np.uint8]) -> Floats:
+    """Compute the boundary strength of an RGB image, uint8 [H, W, 3].
 
     Returns:
-        Strength, float32 [H, W], from 0 (the surroundings are uniform) to 8 (every cue differs completely on both sides);
-        all zero for an image smaller than the half-discs.
+        Strength, float32 [H, W], from 0 (uniform surroundings) to 8 (all cues differ completely); zero for an image
+        smaller than the half-discs.
     """
     height, width = pixels.shape[:2]
     channels, channel_weights = _cue_histograms(pixels)
     offsets, wedges = _half_disc(RADIUS_PX, ORIENTATIONS)
-    channel_weights /= np.float32(len(offsets))  # a half-disc's histogram has the sum 1
+    channel_weights /= np.float32(len(offsets))  # a half-disc's histogram sums to 1
     total = np.zeros((height, width), dtype=np.float32)
     for _ in range(SCALES):
         if min(channels.shape[:2]) < SMALLEST_SIDE_PX:
@@ -58,8 +59,8 @@ def boundary_strength(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     return total / np.float32(SCALES)
 
 
-def _cue_histograms(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Soft one-pixel histograms of all cues, float32 [H, W, C], and the weight of each bin, float32 [C]: a cue's histograms share 1."""
+def _cue_histograms(pixels: NDArray[np.uint8]) -> tuple[Floats, Floats]:
+    """Compute one-pixel histograms of all cues, float32 [H, W, C], and bin weights, float32 [C], of sum 1 per cue."""
     lab = cv2.cvtColor(pixels.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lightness, green_red, blue_yellow = (np.asarray(channel, dtype=np.float32) for channel in cv2.split(lab))
     cues = [
@@ -73,8 +74,8 @@ def _cue_histograms(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDA
     return np.concatenate(cues, axis=-1), weights.astype(np.float32)
 
 
-def _texture_energy(lightness: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Absolute response to zero-mean Gabor filters of a few orientations, each [H, W] and about 0 to 2."""
+def _texture_energy(lightness: Floats) -> list[Floats]:
+    """Compute absolute responses to zero-mean Gabor filters of several orientations, each [H, W] and about 0 to 2."""
     energies = []
     for k in range(TEXTURE_ORIENTATIONS):
         kernel = cv2.getGaborKernel(
@@ -85,16 +86,16 @@ def _texture_energy(lightness: NDArray[np.float32]) -> list[NDArray[np.float32]]
     return energies
 
 
-def _halve(channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Average 2 x 2 blocks of [H, W, C]; an odd last row or column is dropped."""
+def _halve(channels: Floats) -> Floats:
+    """Average 2 x 2 blocks of [H, W, C], dropping an odd last row or column."""
     height, width = channels.shape[0] // 2, channels.shape[1] // 2
     blocks = channels[: 2 * height, : 2 * width].reshape(height, 2, width, 2, channels.shape[2])
-    halved: NDArray[np.float32] = blocks.mean(axis=(1, 3))
+    halved: Floats = blocks.mean(axis=(1, 3))
     return halved
 
 
-def _half_disc(radius: int, orientations: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pixel offsets (y, x) in the half-disc from 0 up to a half turn, [P, 2], and the wedge of `orientations` each lies in, [P]."""
+def _half_disc(radius: int, orientations: int) -> tuple[Ints, Ints]:
+    """Return the offsets (y, x) of a half-disc, [P, 2], and the wedge of each, 0..orientations-1, [P]."""
     offsets, wedges = [], []
     for y in range(radius + 1):
         for x in range(-radius, radius + 1):
@@ -107,32 +108,25 @@ def _half_disc(radius: int, orientations: int) -> tuple[NDArray[np.int64], NDArr
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _half_disc_difference(
-    channels: NDArray[np.float32],
-    channel_weights: NDArray[np.float32],
-    offsets: NDArray[np.int64],
-    wedges: NDArray[np.int64],
-    orientations: int,
-) -> NDArray[np.float32]:
-    """Largest weighted chi-squared difference over orientations, float32 [H, W]; borders are mirrored.
+    channels: Floats, channel_weights: Floats, offsets: Ints, wedges: Ints, orientations: int
+) -> Floats:
+    """Compute the largest weighted chi-squared difference over orientations, float32 [H, W]; borders are mirrored.
 
-    Only the difference g of the two half-discs' histograms and their sum s count: chi2 = sum of g^2 / s. Turning the half-disc by
-    one wedge moves that wedge to the other side and the opposite one back, so g changes by twice their difference.
+    With g the difference of the half-discs' histograms and s their sum, chi2 = sum of g^2 / s. A turn by one wedge
+    swaps this wedge with its opposite, so g changes by twice their difference.
 
     Args:
         channels: one-pixel histograms, float32 [H, W, C].
-        channel_weights: weight of each bin's cue, float32 [C].
-        offsets: half of the disc, (y, x) [P, 2]; the other half are their opposites.
-        wedges: the wedge of each offset, 0..orientations-1, [P].
-        orientations: number of wedges in a half-disc.
+        channel_weights: weight of each bin, float32 [C].
+        offsets: one half of the disc, (y, x) [P, 2]; the other half mirrors it.
+        wedges: wedge of each offset, 0..orientations-1, [P].
+        orientations: wedges per half-disc.
     """
     height, width, n_channels = channels.shape
     strength = np.empty((height, width), np.float32)
-    turns = np.empty((orientations, n_channels), np.float32)  # each wedge less the opposite one
-    gap, whole, scale = (
-        np.empty(n_channels, np.float32),
-        np.empty(n_channels, np.float32),
-        np.empty(n_channels, np.float32),
-    )
+    turns = np.empty((orientations, n_channels), np.float32)  # each wedge minus its opposite
+    gap, whole = np.empty(n_channels, np.float32), np.empty(n_channels, np.float32)
+    scale = np.empty(n_channels, np.float32)
     for y in range(height):
         for x in range(width):
             turns[:] = 0

@@ -1,7 +1,8 @@
-"""The embedded descriptor `color-texture`: color and gradient histograms of each patch, no training, no download.
+"""The embedded descriptor `color-texture`: color and gradient histograms per patch, without training or download.
 
-Each patch holds soft histograms of lightness, of two color-opponent channels and of gradient orientation at two
-scales. Their square roots are taken, so the cosine of two patches is the Bhattacharyya coefficient of their histograms.
+A patch's features are the square roots of its soft histograms of lightness, of two color-opponent channels and of
+gradient orientation at two scales, so the cosine of two patches is the Bhattacharyya coefficient of their histograms.
+(Beyond the paper.)
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ LIGHTNESS_BINS = 9
 COLOR_BINS = 13
 ORIENTATION_BINS = 8
 GRADIENT_SIGMAS_PX = (1.0, 2.0)
-FULL_GRADIENT = 10.0  # gray levels a pixel at which a gradient counts as fully oriented
+FULL_GRADIENT = 10.0  # gray levels per pixel from which a gradient counts fully
 
 
 class ColorTexture:
-    """Training-free patch features from an RGB image; see the module."""
+    """Training-free patch features of RGB images, a `Backbone`."""
 
     name = "color-texture"
     patch_size = 4
@@ -37,17 +38,14 @@ class ColorTexture:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What tells this descriptor's labels from another's."""
+        """Name and origin of the weights, for the manifest."""
         return {"name": self.name, "weights": "none"}
 
     def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Describe every patch of a batch of images.
-
-        Args:
-            images: RGB, uint8 [B, H, W, 3], H and W multiples of `patch_size`.
+        """Describe all patches of RGB images, uint8 [B, H, W, 3], H and W multiples of `patch_size`.
 
         Returns:
-            Square-rooted histograms, float32 [B, C, h, w], each patch of unit length.
+            Square-rooted histograms, float32 [B, C, h, w], of unit length per patch.
         """
         return np.stack([self._describe(image) for image in images])
 
@@ -68,6 +66,7 @@ class ColorTexture:
         return np.ascontiguousarray(features.transpose(2, 0, 1), dtype=np.float32)
 
     def _patch_means(self, histogram: NDArray[np.float32], rows: int, columns: int) -> NDArray[np.float32]:
+        """Average a histogram [H, W, bins] over patches, float32 [rows, columns, bins]."""
         total = np.zeros((rows, columns, histogram.shape[-1]), dtype=np.float32)
         for y in range(self.patch_size):
             for x in range(self.patch_size):
@@ -76,16 +75,16 @@ class ColorTexture:
 
 
 def _oriented_gradients(gray: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Soft histogram of gradient orientation (modulo a half turn) and one bin for flat pixels, [H, W, bins + 1], sum 1."""
+    """Compute soft histograms of gradient orientation modulo pi and a bin for flat pixels, [H, W, bins + 1], sum 1."""
     smooth = cv2.GaussianBlur(gray, (0, 0), sigma)
     across, down = cv2.Sobel(smooth, cv2.CV_32F, 1, 0) / 8, cv2.Sobel(smooth, cv2.CV_32F, 0, 1) / 8
     weight = np.minimum(np.hypot(across, down) / FULL_GRADIENT, 1)
     position = (np.arctan2(down, across) % math.pi) * (ORIENTATION_BINS / math.pi)
     lower = np.floor(position)
-    share = position - lower
+    frac = position - lower
     index = lower.astype(np.int64)[..., None] % ORIENTATION_BINS
     histogram = np.zeros((*gray.shape, ORIENTATION_BINS + 1), dtype=np.float32)
-    np.put_along_axis(histogram, index, (weight * (1 - share))[..., None], axis=-1)
-    np.put_along_axis(histogram, (index + 1) % ORIENTATION_BINS, (weight * share)[..., None], axis=-1)
+    np.put_along_axis(histogram, index, (weight * (1 - frac))[..., None], axis=-1)
+    np.put_along_axis(histogram, (index + 1) % ORIENTATION_BINS, (weight * frac)[..., None], axis=-1)
     histogram[..., ORIENTATION_BINS] = 1 - weight
     return histogram

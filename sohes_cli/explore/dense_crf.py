@@ -1,14 +1,14 @@
-"""Dense CRF: many masks of an image labeled anew so that near and similarly colored pixels agree.
+"""Dense CRF: all masks of an image relabeled by mean-field inference, so that near and similarly colored pixels agree.
 
     Q_i(l) ~ exp(-U_i(l) + sum over kernels m, pixels j of  w_m k_m(i, j) Q_j(l)),   iterated from Q ~ exp(-U)
 
-Masks that do not overlap share one multi-label problem, a layer, whose label 0 is everything else; so masks compete for
-pixels with their neighbors, and one lattice, built once an image, serves all. U is the same at all pixels of a mask: its own
-label has probability `confidence`, the others share the rest. k_1 is a Gaussian of the distance, k_2 of distance and color, both
-normalized symmetrically, k(i, j) / sqrt(sum_j k(i, j) sum_i k(i, j)); as in the authors' code a pixel also hears itself.
+Disjoint masks form a layer, one multi-label problem with label 0 for the background, so neighboring masks compete for
+pixels; one lattice per image serves all layers. In U a pixel's own label has probability `confidence`, and the others
+share the rest. k_1 is a Gaussian of distance, k_2 of distance and color, both normalized symmetrically, k(i, j) /
+sqrt(sum_j k(i, j) sum_i k(i, j)). As in the authors' code, the sum includes j = i.
 
-Source: Krahenbuhl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011; the
-settings are CutLER's and UnSAM's, with hard labels.
+Source: Krahenbuhl and Koltun, "Efficient Inference in Fully Connected CRFs with Gaussian Edge Potentials", NIPS 2011;
+settings of CutLER and UnSAM, with hard labels.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ __all__ = ["CrfSettings", "PairwiseKernels", "crf_masks", "disjoint_layers", "me
 
 @dataclass(frozen=True)
 class CrfSettings:
-    """The energy and the inference.
+    """Settings of the energy and of the inference.
 
     Args:
-        iterations: of the mean field.
-        confidence: probability of a pixel's own label before it hears the others.
+        iterations: mean-field iterations.
+        confidence: probability of a pixel's own label in the unary term.
         gaussian_weight: w_1.
         gaussian_px: standard deviation of k_1.
         bilateral_weight: w_2.
-        bilateral_px: standard deviation of k_2 over pixels.
-        bilateral_rgb: standard deviation of k_2 over each color channel, of 255.
-        shared_share: two masks may be in one layer when they share at most this share of the smaller one's pixels, which gets them.
-        max_labels: labels of a layer, background included, which bounds the memory: about 20 bytes a pixel and label.
+        bilateral_px: standard deviation of k_2 over distance.
+        bilateral_rgb: standard deviation of k_2 over each color channel, in 0..255.
+        shared_share: largest overlap within a layer, as a share of the smaller mask, which owns the shared pixels.
+        max_labels: labels per layer, background included; bounds the memory to about 20 bytes per pixel and label.
     """
 
     iterations: int = 10
@@ -57,10 +57,10 @@ class CrfSettings:
 
 @dataclass(frozen=True)
 class PairwiseKernels:
-    """The two kernels of one image, normalized and weighted.
+    """Normalized and weighted pairwise kernels of one image, over its pixels in raster order.
 
     Args:
-        gaussian: w_1 k_1 over the image's pixels in raster order.
+        gaussian: w_1 k_1.
         bilateral: w_2 k_2.
     """
 
@@ -72,31 +72,31 @@ class PairwiseKernels:
         """Build both lattices for an RGB image, uint8 [H, W, 3]."""
         height, width = pixels.shape[:2]
         y, x = np.mgrid[:height, :width]
-        place = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
+        xy = np.stack([x, y], axis=-1).reshape(-1, 2).astype(np.float32)
         color = pixels.reshape(-1, 3).astype(np.float32) / np.float32(settings.bilateral_rgb)
-        place_and_color = np.concatenate([place / np.float32(settings.bilateral_px), color], axis=1)
+        xy_and_color = np.concatenate([xy / np.float32(settings.bilateral_px), color], axis=1)
         return cls(
-            _normalized(place / np.float32(settings.gaussian_px), settings.gaussian_weight),
-            _normalized(place_and_color, settings.bilateral_weight),
+            _normalized(xy / np.float32(settings.gaussian_px), settings.gaussian_weight),
+            _normalized(xy_and_color, settings.bilateral_weight),
         )
 
     def messages(self, q: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What each pixel hears from all, float32 [P, L], given the label probabilities float32 [P, L]."""
-        heard = self.bilateral.filter(q)
-        heard += self.gaussian.filter(q)
-        return heard
+        """Compute the messages to all pixels, float32 [P, L], from label probabilities float32 [P, L]."""
+        messages = self.bilateral.filter(q)
+        messages += self.gaussian.filter(q)
+        return messages
 
 
 def crf_masks(masks: PackedMasks, pixels: NDArray[np.uint8], settings: CrfSettings | None = None) -> PackedMasks:
-    """Refine masks by one mean field a layer.
+    """Refine masks by one mean field per layer.
 
     Args:
-        masks: N masks, in any order: the result does not depend on it.
+        masks: N masks; their order does not influence the result.
         pixels: RGB image, uint8 [H, W, 3].
-        settings: see `CrfSettings`.
+        settings: None for the defaults.
 
     Returns:
-        The N masks, refined, in the same order; some may be empty. Masks of one layer are disjoint.
+        The N refined masks, in the same order; some may be empty. Masks of one layer are disjoint.
     """
     settings = settings or CrfSettings()
     kernels = PairwiseKernels.from_pixels(pixels, settings)
@@ -112,15 +112,15 @@ def crf_masks(masks: PackedMasks, pixels: NDArray[np.uint8], settings: CrfSettin
 
 
 def disjoint_layers(masks: PackedMasks, shared_share: float, max_masks: int) -> list[NDArray[np.int64]]:
-    """Put each mask, the largest first, into the first layer with room whose masks it does not overlap.
+    """Assign each mask, largest first, to the first layer with room whose masks it does not overlap.
 
     Args:
-        masks: N masks in any order; masks of equal area are told apart by their pixels.
-        shared_share: a smaller overlap, as a share of the smaller mask, is overlooked.
-        max_masks: of one layer.
+        masks: N masks; ties in area are broken by pixels, so their order does not matter.
+        shared_share: largest overlap to ignore, as a share of the smaller mask.
+        max_masks: largest number of masks per layer.
 
     Returns:
-        The indices of each layer's masks, the largest first; every mask is in one layer.
+        Indices of each layer's masks, largest first; every mask is in one layer.
     """
     areas, shared = masks.areas(), masks.intersections()
     apart = shared <= shared_share * np.minimum(areas[:, None], areas)
@@ -129,25 +129,21 @@ def disjoint_layers(masks: PackedMasks, shared_share: float, max_masks: int) -> 
         fitting = (layer for layer in layers if len(layer) < max_masks and apart[i, layer].all())
         layer = next(fitting, None)
         if layer is None:
-            layers.append([i])
-        else:
-            layer.append(i)
+            layers.append(layer := [])
+        layer.append(i)
     return [np.array(layer, dtype=np.int64) for layer in layers]
 
 
 def mean_field(
     labels: NDArray[np.int32], n_labels: int, kernels: PairwiseKernels, settings: CrfSettings
 ) -> NDArray[np.float32]:
-    """Iterate the mean field.
+    """Run the mean-field iterations: label probabilities, float32 [P, L], rows of sum 1.
 
     Args:
-        labels: the label of each pixel before, int32 [P], 0..n_labels - 1.
+        labels: initial label of each pixel, int32 [P], 0..n_labels - 1.
         n_labels: L, at least 2.
-        kernels: the image's kernels.
-        settings: see `CrfSettings`.
-
-    Returns:
-        The probability of each label at each pixel, float32 [P, L]; rows sum to 1.
+        kernels: pairwise kernels of the image.
+        settings: number of iterations and `confidence`.
     """
     odds = np.float32(np.log(settings.confidence * (n_labels - 1) / (1 - settings.confidence)))
     q = np.zeros((len(labels), n_labels), dtype=np.float32)
@@ -159,28 +155,29 @@ def mean_field(
 
 
 def _normalized(features: NDArray[np.float32], weight: float) -> PermutohedralLattice:
+    """Build the lattice of features float32 [P, d], normalized symmetrically and weighted."""
     lattice = PermutohedralLattice.from_points(features)
     mass = lattice.filter(np.ones((len(features), 1), dtype=np.float32))[:, 0]
     return lattice.weighted(np.sqrt(np.float32(weight) / mass))
 
 
-def _to_probabilities(heard: NDArray[np.float32], labels: NDArray[np.int32], odds: np.float32) -> None:
+def _to_probabilities(messages: NDArray[np.float32], labels: NDArray[np.int32], odds: np.float32) -> None:
     """Turn messages [P, L] into label probabilities in place: add the unary term, then softmax."""
-    _add_unary(heard, labels, odds)
-    np.exp(heard, out=heard)
-    _normalize_rows(heard)
+    _add_unary(messages, labels, odds)
+    np.exp(messages, out=messages)
+    _normalize_rows(messages)
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_unary(heard: NDArray[np.float32], labels: NDArray[np.int32], odds: np.float32) -> None:
-    """Raise each pixel's own label by `odds` and shift rows so that their largest is 0."""
-    for p in range(heard.shape[0]):
-        heard[p, labels[p]] += odds
-        largest = heard[p, 0]
-        for c in range(1, heard.shape[1]):
-            largest = max(largest, heard[p, c])
-        for c in range(heard.shape[1]):
-            heard[p, c] -= largest
+def _add_unary(messages: NDArray[np.float32], labels: NDArray[np.int32], odds: np.float32) -> None:
+    """Add `odds` to each pixel's own label, and shift rows to a maximum of 0."""
+    for p in range(messages.shape[0]):
+        messages[p, labels[p]] += odds
+        largest = messages[p, 0]
+        for c in range(1, messages.shape[1]):
+            largest = max(largest, messages[p, c])
+        for c in range(messages.shape[1]):
+            messages[p, c] -= largest
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -1,14 +1,15 @@
-"""Features in which units are alike when a random walk that avoids boundaries soon leads from one to the other.
+"""Diffusion features of units: their cosines are the heat kernel of a random walk that avoids boundaries.
 
     W_ij = border_ij exp(-beta strength_ij),   L = I - D^-1/2 W D^-1/2 = V diag(lambda) V^T
     phi_i(t) = row i of V exp(-t lambda / 2), normalized;   K_ij(t) = <phi_i(t), phi_j(t)>
 
-K(t) is the heat kernel of the unit graph: with a small t it holds small neighborhoods together, with a large t whole
-entities. Because regions are sums of features, the cosine of two regions is their normalized average heat kernel, so the
-method's merging rule works on it unchanged. A backbone's features join in by a product of kernels: two units are alike
-when both the image's boundaries and the backbone say so. (Beyond the paper, which has backbone features alone.)
+K(t) is the heat kernel of the unit graph: a small t groups small neighborhoods, a large t whole entities. Regions are
+sums of features, so the cosine of two regions is their normalized average heat kernel, and the merging rule applies
+unchanged. The backbone's features enter by a product of kernels: units are similar if both boundaries and backbone
+agree. (Beyond the paper, which merges by backbone features alone.)
 
-Source: diffusion maps, Coifman and Lafon 2006; boundaries as graph weights as in gPb's globalization, Arbelaez et al. 2011.
+Source: diffusion maps, Coifman and Lafon 2006; boundaries as graph weights as in gPb's globalization, Arbelaez et al.
+2011.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ _LANDMARKS = 256
 
 
 def diffusion_features(graph: UnitGraph, beta: float, times: Sequence[float], eigenvectors: int) -> NDArray[np.float32]:
-    """Embed the units of an image so that cosines are heat kernels.
+    """Embed the units of an image so that cosines are heat kernels, averaged over diffusion times.
 
     Args:
-        graph: the units and the boundary strength between them.
-        beta: how strongly a boundary blocks the walk, >= 0.
-        times: diffusion times; the kernels of all of them are averaged.
-        eigenvectors: how many of the smoothest eigenvectors to use.
+        graph: units and the boundary strength between them.
+        beta: weight of boundaries, >= 0.
+        times: diffusion times, T.
+        eigenvectors: number of the smoothest eigenvectors to use, at most K.
 
     Returns:
-        Unit-length features, float32 [R, T * K] with K the number of eigenvectors used.
+        Unit-length features, float32 [R, T * K].
     """
     n_units = len(graph)
     used = min(eigenvectors, n_units - 2)
@@ -57,17 +58,14 @@ def diffusion_features(graph: UnitGraph, beta: float, times: Sequence[float], ei
 
 
 def product_features(first: NDArray[np.float32], second: NDArray[np.float32], power: float) -> NDArray[np.float32]:
-    """Embed units so that cosines are about max(cos_first, 0)^power * max(cos_second, 0).
+    """Embed units so that cosines approximate max(cos_first, 0)^power * max(cos_second, 0), float32 [R, K <= 256].
 
-    The product kernel is not formed: it is approximated from its columns at evenly spaced landmark units (Nystrom).
+    The Nystrom method approximates the product kernel from its columns at evenly spaced landmark units.
 
     Args:
-        first: features, float32 [R, C]; any length.
-        second: features, float32 [R, D]; any length.
-        power: sharpens the first kernel, > 0.
-
-    Returns:
-        Features, float32 [R, K], K <= 256.
+        first: features of any length, float32 [R, C].
+        second: features of any length, float32 [R, D].
+        power: exponent of the first kernel, > 0.
     """
     x, y = _unit_length(first.astype(np.float64)), _unit_length(second.astype(np.float64))
     landmarks = np.unique(np.linspace(0, len(x) - 1, min(_LANDMARKS, len(x))).round().astype(np.int64))
@@ -79,7 +77,7 @@ def product_features(first: NDArray[np.float32], second: NDArray[np.float32], po
 
 
 def _smoothest(graph: UnitGraph, beta: float, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The smallest eigenvalues of the normalized Laplacian, [K], and their eigenvectors, [R, K]."""
+    """Compute the smallest eigenvalues of the normalized Laplacian, [K], and their eigenvectors, [R, K]."""
     n_units = len(graph)
     weights = graph.border_px * np.exp(-beta * graph.border_strength) + 1e-4
     low, high = graph.edges.T

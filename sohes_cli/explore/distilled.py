@@ -1,10 +1,9 @@
-"""Patch features of a backbone that `sohes pretrain` made: the package's own (`bundled`), a run's folder or a file.
+"""Patch features of a backbone of `sohes pretrain`: centered tokens of its ViT, joined with `color-texture` histograms.
 
-From RGB images to one vector a patch of 4 pixels: the ViT's patch tokens, centered over the image, of unit length, beside the histograms of
-`color_texture`. A small ViT sees what belongs together, the histograms where it ends; the cosine of the joined vectors is the
-weighted mean of both cosines. Which layer, how large the ViT sees the image and the weight were chosen by measurement.
+A small ViT groups what belongs together, and histograms locate its borders; the cosine of the joined vectors is the
+weighted mean of both cosines. Layer, input size of the ViT and weight were chosen by measurement.
 
-Source: tokens of a self-distilled ViT as features, Caron et al. 2021; that color joins them is ours.
+Source: tokens of a self-distilled ViT as features, Caron et al. 2021; the histograms are ours.
 """
 
 from __future__ import annotations
@@ -27,33 +26,28 @@ if TYPE_CHECKING:
 
 __all__ = ["DistilledVit"]
 
-
-_FULL_LENGTH = 0.25  # of the length of a normalized token: one that differs less from the image's mean counts less
-_FULL_CONTRAST = (
-    0.1  # deviation of the normalized pixels (5 gray levels): in an image of less, tokens tell places, not content
-)
+_FULL_LENGTH = 0.25  # share of a normalized token's length from which a deviation from the image's mean counts fully
+_FULL_CONTRAST = 0.1  # deviation of normalized pixels (5 gray levels); below it, tokens encode position, not content
 
 
 class DistilledVit:
-    """Features of a backbone made by `sohes pretrain`; see the module.
+    """Patch features of a backbone of `sohes pretrain`, a `Backbone`.
 
     Args:
-        source: `bundled`, a run's folder, or a backbone file of one.
+        source: `bundled`, the folder of a run, or a backbone file.
         color_share: share of the histograms in the cosine, in [0, 1].
-        vit_scale: side of the image that the ViT sees, over that of the images given.
-        device: a torch device.
+        vit_scale: side of the ViT's input relative to the images.
+        device: torch device.
         precision: "bf16" runs the ViT under autocast.
 
     Attributes:
-        name: `bundled`, or `pretrained` for any other, which its hash tells apart.
-        vit: the timm model, in eval mode, on the device.
-        patch_size: side of a patch of the result in pixels, that of the histograms.
-        channels: C, the number of features of a patch.
-        thresholds: the default merging thresholds for these features.
-        identity: name, kind of weights and SHA-256 of their file.
+        name: `bundled` or `pretrained`; the hash in `identity` distinguishes the latter.
+        vit: timm model, in eval mode, on the device.
+        patch_size: side of a patch in pixels, as in the histograms.
+        channels: features per patch, C.
 
     Raises:
-        UsageError: if there is no such folder or file, or the device does not exist.
+        UsageError: if the folder, the file or the device does not exist.
         WeightsError: if the file is damaged or of another kind.
     """
 
@@ -85,13 +79,10 @@ class DistilledVit:
         )
 
     def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Describe every patch of a batch of images.
-
-        Args:
-            images: RGB, uint8 [B, H, W, 3], H and W multiples of `patch_size`.
+        """Describe all patches of RGB images, uint8 [B, H, W, 3], H and W multiples of `patch_size`.
 
         Returns:
-            Features, float32 [B, C, h, w], h = H / 4 and w = W / 4; of unit length or a little shorter between unlike tokens.
+            Features, float32 [B, C, H / 4, W / 4], of unit length, or shorter where tokens are interpolated.
         """
         colors = self._histograms.extract(images)
         with torch.inference_mode():
@@ -102,7 +93,7 @@ class DistilledVit:
         return np.ascontiguousarray(joined, dtype=np.float32)
 
     def _tokens(self, images: Tensor) -> Tensor:
-        """Centered patch tokens of images [B, H, W, 3] at the ViT's own size, [B, C, h, w]."""
+        """Compute centered patch tokens of images [B, H, W, 3] at the ViT's input size, [B, C, h, w]."""
         pixels = (images.permute(0, 3, 1, 2).float() - self._mean) / self._std
         rows, columns = (max(1, round(side * self.vit_scale / self._vit_patch)) for side in pixels.shape[2:])
         size = (rows * self._vit_patch, columns * self._vit_patch)
@@ -114,7 +105,7 @@ class DistilledVit:
 
 
 def _centered(tokens: Tensor) -> Tensor:
-    """Tokens [B, P, C] less their image's mean, of unit length, or shorter where they hardly differ from it."""
+    """Subtract the image's mean from tokens [B, P, C] and normalize, to less than unit length close to the mean."""
     tokens = tokens - tokens.mean(1, keepdim=True)
     norms = tokens.norm(dim=-1, keepdim=True)
     shares = (norms / (_FULL_LENGTH * tokens.shape[-1] ** 0.5)).clamp(max=1)

@@ -1,10 +1,10 @@
-"""Guided filter: a mask redrawn as a locally linear function of the photograph's colors, so that it steps where they step.
+"""Guided filter: masks as locally linear functions of the photograph's colors, whose edges they adopt.
 
     q_i = mean over windows k around i of (a_k . I_i + b_k)
     a_k = (cov_k(I) + eps)^-1 cov_k(I, p),   b_k = mean_k(p) - a_k . mean_k(I)
 
-p is the mask, I the photograph's color and q >= 1/2 the mask redrawn. What depends on the photograph alone is computed
-once an image; a mask costs two box filters over its box.
+p is the mask, I the photograph's color, and q >= 1/2 the refined mask. Terms of the photograph alone are computed once
+per image; a mask costs two box filters over its box.
 
 Source: He, Sun and Tang, "Guided Image Filtering", PAMI 2013, section 3.5 (color guidance).
 """
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 __all__ = ["EPSILON", "RADIUS_PX", "Guide"]
 
-# best on people's masks rounded to patches of 8 pixels; for patches of 16, radius 8 is a little better
+# best on human masks rounded to patches of 8 pixels; for patches of 16, radius 8 is slightly better
 RADIUS_PX = 6
 EPSILON = 3e-4
 
 
 @dataclass(frozen=True)
 class Guide:
-    """The photograph's side of the filter.
+    """Window statistics of the photograph.
 
     Args:
         colors: RGB in [0, 1], float32 [H, W, 3].
-        means: of the colors in each pixel's window, float32 [H, W, 3].
-        precisions: the inverse of the windows' regularized color covariance, float32 [H, W, 6]: rr rg rb gg gb bb.
+        means: mean color of each pixel's window, float32 [H, W, 3].
+        precisions: inverse of the regularized color covariance, float32 [H, W, 6]: rr rg rb gg gb bb.
         counts: pixels of each window, fewer at the image's border, float32 [H, W].
-        radius_px: a window is 2 radius_px + 1 pixels wide.
+        radius_px: half of the window's side, 2 radius_px + 1.
     """
 
     colors: NDArray[np.float32]
@@ -48,12 +48,12 @@ class Guide:
 
     @classmethod
     def from_pixels(cls, pixels: NDArray[np.uint8], radius_px: int = RADIUS_PX, epsilon: float = EPSILON) -> Guide:
-        """Measure the windows of an RGB image, uint8 [H, W, 3]; a larger `epsilon` ignores more of its texture."""
+        """Compute the statistics of an RGB image, uint8 [H, W, 3]; a larger `epsilon` ignores more texture."""
         colors = pixels.astype(np.float32) / np.float32(255)
         counts = _box_sums(np.ones(pixels.shape[:2], dtype=np.float32), radius_px)
         means = _box_sums(colors, radius_px) / counts[..., None]
         first, second = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 1, 2, 1, 2, 2])
-        # the covariance is a small difference of large numbers: float64
+        # float64: the covariance is a small difference of large numbers
         wide = colors.astype(np.float64)
         products = _box_sums(wide[..., first] * wide[..., second], radius_px) / counts[..., None]
         centers = _box_sums(wide, radius_px) / counts[..., None]
@@ -63,20 +63,17 @@ class Guide:
 
     @property
     def margin_px(self) -> int:
-        """How far from a mask its redrawn version can reach."""
+        """Largest distance of a refined mask from the original."""
         return 2 * self.radius_px
 
     def redraw(self, mask: NDArray[np.bool_], left: int, top: int) -> NDArray[np.bool_]:
-        """Filter a part of a mask.
+        """Filter a rectangle of a mask, bool [h, w].
 
         Args:
-            mask: a rectangle of the mask, bool [h, w], that holds all its pixels and `margin_px` more on
-                every side that is not the image's border; then the result is that of the whole image.
-            left: column of the image where the rectangle begins.
-            top: row of the image where it begins.
-
-        Returns:
-            The rectangle redrawn, bool [h, w].
+            mask: rectangle, bool [h, w], with all pixels of the mask and `margin_px` around them, or up to the image's
+                border; then the result equals that of the whole image.
+            left: first column of the rectangle in the image.
+            top: first row of the rectangle in the image.
         """
         part = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
         colors, counts = self.colors[part], self.counts[part]
@@ -86,7 +83,7 @@ class Guide:
 
 
 def _box_sums(values: NDArray[Any], radius_px: int) -> NDArray[Any]:
-    """Sum values [H, W] or [H, W, C] over windows, nothing lying outside the image."""
+    """Sum values [H, W] or [H, W, C] over windows, zero outside of the image."""
     side = 2 * radius_px + 1
     sums: NDArray[Any] = cv2.boxFilter(values, -1, (side, side), normalize=False, borderType=cv2.BORDER_CONSTANT)
     return sums
@@ -109,7 +106,7 @@ def _symmetric_inverses(matrices: NDArray[np.float64]) -> NDArray[np.float32]:
 
 @numba.njit(cache=True, nogil=True)
 def _weighted_colors(mask: NDArray[np.bool_], colors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The color and a 1 where the mask is, float32 [h, w, 4]."""
+    """Return the color and 1 inside the mask, 0 elsewhere, float32 [h, w, 4]."""
     values = np.zeros((*mask.shape, 4), np.float32)
     for y in range(mask.shape[0]):
         for x in range(mask.shape[1]):
@@ -124,13 +121,13 @@ def _weighted_colors(mask: NDArray[np.bool_], colors: NDArray[np.float32]) -> ND
 def _color_lines(
     sums: NDArray[np.float32], means: NDArray[np.float32], precisions: NDArray[np.float32], counts: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Each window's linear function of color, float32 [h, w, 4]: a_k and b_k."""
+    """Compute a_k and b_k of each window, float32 [h, w, 4]."""
     height, width = counts.shape
     lines = np.zeros((height, width, 4), np.float32)
     for y in range(height):
         for x in range(width):
             share = sums[y, x, 3] / counts[y, x]
-            if share == 0 or share == 1:  # a window without a boundary is constant
+            if share == 0 or share == 1:  # constant in a window without a boundary
                 lines[y, x, 3] = share
                 continue
             m, inverse = means[y, x], precisions[y, x]
@@ -148,7 +145,7 @@ def _color_lines(
 def _above_half(
     lines: NDArray[np.float32], colors: NDArray[np.float32], counts: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Where the mean of the windows' functions, at the pixel's color, reaches 1/2."""
+    """Threshold the mean of the windows' functions at each pixel's color at 1/2, bool [h, w]."""
     height, width = counts.shape
     above = np.empty((height, width), np.bool_)
     for y in range(height):

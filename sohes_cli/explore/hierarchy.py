@@ -1,9 +1,9 @@
-"""Step 6, hierarchy: masks -> a forest of which is part of which.
+"""Step 6, hierarchy: masks -> a forest of parts.
 
-    cov(i, j) = |i and j| / |j|;   i is an ancestor of j  when  cov(i, j) >= cover  and  cov(j, i) < cover
+    cov(i, j) = |i and j| / |j|;   i is an ancestor of j  if  cov(i, j) >= cover  and  cov(j, i) < cover
 
-The second condition keeps near-duplicates from forming chains, and it makes every ancestor strictly larger, so there are
-no cycles. The parent is the smallest ancestor. All pairs come from one matrix of shared pixels.
+The second condition excludes chains of near-duplicates and makes each ancestor strictly larger, so there are no cycles.
+The parent is the smallest ancestor. All pairs are computed from one matrix of shared pixels.
 
 Source: Cao et al. 2024, self-exploration, hierarchy by coverage; cover 0.9 as in HASSOD.
 """
@@ -25,24 +25,21 @@ __all__ = ["ancestor_matrix", "build_forest", "smallest_ancestors"]
 
 
 def build_forest(masks: PackedMasks, cover: float) -> Forest:
-    """Give every mask its smallest ancestor as parent.
+    """Build the forest in which each mask's parent is its smallest ancestor, the first of equally large ones.
 
     Args:
         masks: N non-empty masks.
-        cover: share of the smaller mask that must lie in the larger one, in (0.5, 1].
-
-    Returns:
-        The forest; of equally large ancestors the first is taken.
+        cover: smallest share of a mask inside an ancestor, in (0.5, 1].
     """
     areas = masks.areas()
     return smallest_ancestors(ancestor_matrix(masks.intersections(), areas, cover), areas)
 
 
 def smallest_ancestors(is_ancestor: NDArray[np.bool_], areas: NDArray[np.int64]) -> Forest:
-    """The forest in which the smallest ancestor is the parent, of equally large ones the first.
+    """Build the forest in which each parent is the smallest ancestor, the first of equally large ones.
 
     Args:
-        is_ancestor: [i, j] is true when i can be j's parent, bool [N, N]; i is then larger than j.
+        is_ancestor: true at [i, j] if i can be the parent of j, bool [N, N]; i must be larger than j.
         areas: pixels of each mask, int64 [N].
     """
     sizes = np.where(is_ancestor, areas[:, None].astype(np.float64), np.inf)
@@ -51,15 +48,12 @@ def smallest_ancestors(is_ancestor: NDArray[np.bool_], areas: NDArray[np.int64])
 
 
 def ancestor_matrix(shared: NDArray[np.int64], areas: NDArray[np.int64], cover: float) -> NDArray[np.bool_]:
-    """Decide for every ordered pair whether i covers j and j does not cover i.
+    """Compute the ancestor relation, bool [N, N], true at [i, j] if i is an ancestor of j.
 
     Args:
         shared: pixels shared by each pair, int64 [N, N].
         areas: pixels of each mask, int64 [N].
-        cover: share in (0.5, 1].
-
-    Returns:
-        [i, j] is true when i is an ancestor of j, bool [N, N]; the diagonal is false.
+        cover: smallest share of a mask inside an ancestor, in (0.5, 1].
     """
     covers = shared >= cover * areas[None, :]
     ancestors: NDArray[np.bool_] = covers & ~covers.T

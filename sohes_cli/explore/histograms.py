@@ -1,4 +1,4 @@
-"""Soft histograms of single pixels: a value is shared linearly by its two nearest bins, so small changes stay small."""
+"""Soft histograms of single pixels: linear interpolation between the two nearest bins keeps small changes small."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ __all__ = ["soft_bins"]
 
 
 def soft_bins(values: NDArray[Any], low: float, high: float, bins: int) -> NDArray[np.float32]:
-    """Spread each value over its two nearest bins.
+    """Compute the soft histogram of each value, float32 [..., bins], sum 1.
 
     Args:
-        values: any shape, [...], taken as float32; clipped to low..high.
+        values: any shape, [...], converted to float32 and clipped to low..high.
         low: center of the first bin.
         high: center of the last bin.
         bins: number of bins, at least 2.
-
-    Returns:
-        Histograms of one value each, float32 [..., bins], sum 1.
     """
     flat = np.ascontiguousarray(values, dtype=np.float32).ravel()
     return _spread(flat, np.float32(low), np.float32(high), bins).reshape(*values.shape, bins)
@@ -36,7 +33,7 @@ def _spread(values: NDArray[np.float32], low: np.float32, high: np.float32, bins
     for i in range(values.shape[0]):
         position = (min(max(values[i], low), high) - low) * per_bin
         lower = min(int(position), bins - 2)
-        share = np.float32(position - lower)
-        histograms[i, lower] = np.float32(1) - share
-        histograms[i, lower + 1] = share
+        frac = np.float32(position - lower)
+        histograms[i, lower] = np.float32(1) - frac
+        histograms[i, lower + 1] = frac
     return histograms

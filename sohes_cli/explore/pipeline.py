@@ -1,6 +1,7 @@
-"""Phase 1 for one photograph: pixels -> a record of masks and their forest, step by step as in the method.
+"""Self-exploration of one photograph: pixels -> a record of masks and their forest, in the steps of the method.
 
-    features -> units -> merging -> pooling -> (re-clustering) -> (refinement) -> hierarchy -> record
+    1 features -> units -> 2 merging -> 4 pooling -> (3 re-clustering -> 4) -> (5 refinement -> 4) -> 6 hierarchy ->
+    record
 
 Source: Cao et al. 2024, section on self-exploration.
 """
@@ -35,13 +36,13 @@ def explore_photograph(
     """Find the masks of one photograph and their hierarchy.
 
     Args:
-        photo: the photograph at working size.
-        backbone: the feature extractor.
+        photo: photograph at working size.
+        backbone: feature extractor.
         config: all settings.
-        times: a clock to which the seconds of each step are added.
+        times: accumulates the seconds of each step.
 
     Returns:
-        The record, masks at the photograph's full size, best score first, ids from 1.
+        The record: masks at the photograph's full size, best score first, ids from 1.
     """
     times = times or StepTimes()
     candidates, units = candidate_masks(photo.pixels, backbone, config, config.features.image_size, times)
@@ -49,13 +50,12 @@ def explore_photograph(
         pool = pool_masks(candidates, config.pooling)
     if config.reclustering.enabled:
         with times.step("re-clustering"):
-            local = recluster(pool, photo.pixels, config, lambda crop: _cut_crop(crop, backbone, config))
+            local = recluster(pool, photo.pixels, config, lambda crop: _segment_crop(crop, backbone, config))
             pool = pool_masks(local, config.pooling)
     if config.refinement.method != "none":
         with times.step("refinement"):
-            masks, survivors = refine(
-                pool.masks, photo.pixels, config.refinement, units if config.units.kind == "superpixels" else None
-            )
+            superpixels = units if config.units.kind == "superpixels" else None
+            masks, survivors = refine(pool.masks, photo.pixels, config.refinement, superpixels)
             pool = pool_masks(MaskPool(masks, pool.scores[survivors]), config.pooling)
     with times.step("hierarchy"):
         forest = build_forest(pool.masks, config.hierarchy.cover)
@@ -63,7 +63,7 @@ def explore_photograph(
         return label_record(photo.name, photo.height, photo.width, pool.masks, pool.scores, forest)
 
 
-def _cut_crop(crop: NDArray[np.uint8], backbone: Backbone, config: ExploreConfig) -> MaskPool:
-    """The distinct masks of one enlarged crop."""
+def _segment_crop(crop: NDArray[np.uint8], backbone: Backbone, config: ExploreConfig) -> MaskPool:
+    """Find the distinct masks of one enlarged crop, uint8 [S, S, 3]."""
     candidates, _ = candidate_masks(crop, backbone, config, config.reclustering.crop_size, StepTimes())
     return pool_masks(candidates, config.pooling)

@@ -1,9 +1,10 @@
-"""Step 3, pooling: candidates of all levels -> distinct masks, best first.
+"""Step 4, pooling: candidates of all levels -> distinct masks, best first.
 
-A candidate is dropped when it covers nearly the whole image, is empty, or is nearly the same as a better one: suppression
-compares ALL pairs. (Tiny regions are left out before they are painted, see `merge_units`.) The score is the range of
-similarities over which a region survived times a power of its size: stable, large regions come first, because a list is
-cut at 10 or 100 masks before it is used.
+    score = survival / 2 * area_share ^ area_exponent
+
+Drops empty masks, masks of nearly the whole image, and near-duplicates by NMS over ALL pairs. (`merge_units` drops tiny
+regions before they are painted.) The score puts stable, large regions first, because users cut the list at 10 or 100
+masks.
 
 Source: Cao et al. 2024, self-exploration; the score and the order of suppression are ours.
 """
@@ -30,11 +31,11 @@ _LARGEST_SURVIVAL = 2.0  # from cosine 1 to cosine -1
 
 @dataclass(frozen=True)
 class MaskPool:
-    """The masks of an image, best score first.
+    """Scored masks of an image.
 
     Args:
         masks: N packed masks.
-        scores: float64 [N] in [0, 1], descending.
+        scores: float64 [N] in [0, 1], descending in a result of `pool_masks`.
     """
 
     masks: PackedMasks
@@ -50,7 +51,7 @@ class MaskPool:
 def mask_scores(
     survival: NDArray[np.float64], area_shares: NDArray[np.float64], area_exponent: float
 ) -> NDArray[np.float64]:
-    """Score masks: survival / 2 * area_share ^ area_exponent, float64 [N] in [0, 1]."""
+    """Compute survival / 2 * area_share ^ area_exponent, float64 [N] in [0, 1]."""
     scores: NDArray[np.float64] = np.clip(survival / _LARGEST_SURVIVAL, 0, 1) * area_shares**area_exponent
     return scores
 
@@ -59,7 +60,7 @@ def pool_masks(candidates: MaskPool, config: PoolingConfig) -> MaskPool:
     """Keep the best distinct masks.
 
     Args:
-        candidates: masks in any order, with their scores.
+        candidates: scored masks in any order.
         config: limits of area, IoU and number.
 
     Returns:

@@ -1,8 +1,10 @@
-"""One image or crop -> scored candidate masks: units, features, and a hierarchy of merges for each affinity.
+"""Segmentation of an image or crop: features -> units -> a hierarchy of merges per affinity -> scored candidates.
 
-The paper merges patches by the backbone's cosine alone (`units.kind = patches`, `merging.affinities = [features]`).
-By default superpixels are merged three times: by the image's boundaries, by the backbone's features, and by both
-together. The three hierarchies fail in different places, and their pool is better than each.
+The paper merges patches by the backbone's cosine alone (`units.kind = patches`, `merging.affinities = [features]`). By
+default, superpixels are merged three times: by the image's boundaries, by the backbone's features, and by both. The
+three hierarchies fail in different places, and their pool is better than each.
+
+Source: Cao et al. 2024, self-exploration; superpixels and the affinities `boundaries` and `both` are ours.
 """
 
 from __future__ import annotations
@@ -28,20 +30,20 @@ if TYPE_CHECKING:
 __all__ = ["DIFFUSION_THRESHOLDS", "candidate_masks", "default_thresholds"]
 
 DIFFUSION_THRESHOLDS = (0.999, 0.998, 0.997, 0.996, 0.995, 0.993, *(round(0.99 - 0.01 * k, 2) for k in range(99)))
-"""Default merging thresholds for the affinities `boundaries` and `both`: their cosines fill the range from 1 to 0."""
+"""Default merging thresholds for the affinities `boundaries` and `both`, whose cosines range from 1 to 0."""
 
 
 def candidate_masks(
     pixels: NDArray[np.uint8], backbone: Backbone, config: ExploreConfig, image_size: int, times: StepTimes
 ) -> tuple[MaskPool, NDArray[np.int32]]:
-    """Cut one image or crop into candidate masks.
+    """Segment one image or crop into candidate masks.
 
     Args:
         pixels: RGB, uint8 [H, W, 3].
-        backbone: the feature extractor.
+        backbone: feature extractor.
         config: settings of units, merging and pooling.
         image_size: see `patch_features`.
-        times: the clock of the steps.
+        times: accumulates the seconds of each step.
 
     Returns:
         The candidates, unordered and with near-duplicates, and the unit map, int32 [H, W].
@@ -54,29 +56,24 @@ def candidate_masks(
         sums = None if features is None else unit_sums(features, graph.units, len(graph))
     with times.step("merging"):
         embeddings = _embeddings(graph, sums, config.merging)
-        pools = [
-            merge_units(
-                embeddings[affinity],
-                graph.edges,
-                config.merging.thresholds or default_thresholds(affinity, backbone),
-                graph.areas_px,
-                config.pooling.min_area_px,
-            )
-            for affinity in config.merging.affinities
-        ]
+        pools, min_area_px = [], config.pooling.min_area_px
+        for affinity in config.merging.affinities:
+            thresholds = config.merging.thresholds or default_thresholds(affinity, backbone)
+            pools.append(merge_units(embeddings[affinity], graph.edges, thresholds, graph.areas_px, min_area_px))
     with times.step("pooling"):
-        return _painted(pools, graph, config), graph.units
+        return _paint(pools, graph, config), graph.units
 
 
 def default_thresholds(affinity: str, backbone: Backbone) -> tuple[float, ...]:
-    """The merging thresholds of an affinity when the settings name none: the backbone's for its own cosine."""
+    """Return the default merging thresholds of an affinity, those of the backbone for its features."""
     return backbone.thresholds if affinity == "features" else DIFFUSION_THRESHOLDS
 
 
 def _units(pixels: NDArray[np.uint8], features: NDArray[np.float32] | None, config: ExploreConfig) -> UnitGraph:
+    """Build the graph of patches or superpixels, with boundary strength if an affinity uses it."""
     if features is not None and config.units.kind == "patches":
         units = patch_units(*pixels.shape[:2], *features.shape[1:])
-        _, compact = np.unique(units, return_inverse=True)  # a grid finer than the pixels leaves numbers out
+        _, compact = np.unique(units, return_inverse=True)  # a grid finer than the pixels skips ids
         units = compact.reshape(units.shape).astype(np.int32)
     else:
         units = superpixels(pixels, config.units.superpixel_scale, config.units.superpixel_area_px)
@@ -88,7 +85,7 @@ def _units(pixels: NDArray[np.uint8], features: NDArray[np.float32] | None, conf
 def _embeddings(
     graph: UnitGraph, sums: NDArray[np.float32] | None, config: MergingConfig
 ) -> dict[str, NDArray[np.float32]]:
-    """What the units are merged by for each affinity, summed over a unit's pixels, float32 [R, C]."""
+    """Compute the features of each affinity, summed over each unit's pixels, float32 [R, C]."""
     embeddings = {}
     if sums is not None:
         embeddings["features"] = sums
@@ -101,17 +98,15 @@ def _embeddings(
     return embeddings
 
 
-def _painted(pools: list[Candidates], graph: UnitGraph, config: ExploreConfig) -> MaskPool:
-    """The candidates that are large enough, painted and scored; of each hierarchy a few times as many as may be kept."""
-    height, width = graph.units.shape
+def _paint(pools: list[Candidates], graph: UnitGraph, config: ExploreConfig) -> MaskPool:
+    """Score the candidates within the limits of area, and paint the best `2 * max_masks` of each hierarchy."""
+    settings, n_pixels = config.pooling, graph.units.size
     members, scores = [], []
     for pool in pools:
         areas = pool.members @ graph.areas_px
-        score = mask_scores(pool.survival, areas / (height * width), config.pooling.area_exponent)
-        large = np.flatnonzero(
-            (areas >= config.pooling.min_area_px) & (areas <= config.pooling.max_area * height * width)
-        )
-        best = large[np.argsort(-score[large], kind="stable")][: 2 * config.pooling.max_masks]
+        score = mask_scores(pool.survival, areas / n_pixels, settings.area_exponent)
+        fits = np.flatnonzero((areas >= settings.min_area_px) & (areas <= settings.max_area * n_pixels))
+        best = fits[np.argsort(-score[fits], kind="stable")][: 2 * settings.max_masks]
         members.append(pool.members[best])
         scores.append(score[best])
     return MaskPool(PackedMasks.from_units(np.concatenate(members), graph.units), np.concatenate(scores))

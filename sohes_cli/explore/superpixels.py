@@ -1,7 +1,7 @@
-"""Superpixels as merging units: small regions with pixel-accurate edges, and the graph of who touches whom.
+"""Merging units: the patch grid or superpixels, and their adjacency graph.
 
-A ViT's patches are 8 or 16 pixels wide, so masks made of patches have stair-step edges. Superpixels follow the
-photograph's own edges: merging them by the same rule gives pixel-accurate masks without any refiner. (Beyond the paper.)
+Masks made of a ViT's patches, 8 or 16 pixels wide, have stair-step edges. Superpixels follow the photograph's edges, so
+merging them by the same rule gives pixel-accurate masks without a refiner. (Beyond the paper.)
 
 Source: Felzenszwalb and Huttenlocher, IJCV 2004, through scikit-image.
 """
@@ -21,14 +21,14 @@ __all__ = ["UnitGraph", "patch_units", "superpixels", "unit_graph"]
 
 @dataclass(frozen=True)
 class UnitGraph:
-    """The units of an image (superpixels or patches) and their adjacency.
+    """Units of an image (superpixels or patches) and their adjacency.
 
     Args:
-        units: the unit of each pixel, int32 [H, W], ids 0..R-1 without gaps.
+        units: unit of each pixel, int32 [H, W], ids 0..R-1 without gaps.
         areas_px: pixels of each unit, float64 [R].
-        edges: adjacent units, the lower index first, int64 [E, 2].
-        border_px: pixel pairs along each edge's common border, float64 [E].
-        border_strength: mean boundary strength along it, float64 [E].
+        edges: adjacent units, the lower id first, int64 [E, 2].
+        border_px: pixel pairs across each edge's border, float64 [E].
+        border_strength: mean boundary strength of these pairs, float64 [E].
     """
 
     units: NDArray[np.int32]
@@ -42,36 +42,31 @@ class UnitGraph:
 
 
 def superpixels(pixels: NDArray[np.uint8], scale: float, min_area_px: int) -> NDArray[np.int32]:
-    """Cut an image into small connected regions of similar color.
+    """Segment an image into small connected regions of similar color, int32 [H, W], ids without gaps.
 
     Args:
         pixels: RGB image, uint8 [H, W, 3].
-        scale: larger gives larger regions.
+        scale: larger values give larger regions.
         min_area_px: smaller regions are joined to a neighbor.
-
-    Returns:
-        The region of each pixel, int32 [H, W], ids without gaps.
     """
     from skimage.segmentation import felzenszwalb
 
-    segments: NDArray[np.int64] = felzenszwalb(
-        pixels, scale=scale, sigma=0.8, min_size=min_area_px
-    )  # ids without gaps already
+    segments: NDArray[np.int64] = felzenszwalb(pixels, scale=scale, sigma=0.8, min_size=min_area_px)
     return segments.astype(np.int32)
 
 
 def patch_units(height: int, width: int, rows: int, columns: int) -> NDArray[np.int32]:
-    """Number the patch that each pixel lies in, int32 [height, width], patches in raster order of a rows x columns grid."""
+    """Return the patch of each pixel, int32 [height, width], patches in raster order of a rows x columns grid."""
     row = np.arange(height, dtype=np.int64) * rows // height
     column = np.arange(width, dtype=np.int64) * columns // width
     return (row[:, None] * columns + column[None, :]).astype(np.int32)
 
 
 def unit_graph(units: NDArray[np.int32], strength: NDArray[np.float32]) -> UnitGraph:
-    """Collect which units touch, along how many pixels, and how strong a boundary runs between them.
+    """Build the adjacency graph of units.
 
     Args:
-        units: the unit of each pixel, int32 [H, W], ids without gaps.
+        units: unit of each pixel, int32 [H, W], ids without gaps.
         strength: boundary strength, float32 [H, W].
     """
     n_units = int(units.max()) + 1

@@ -1,9 +1,10 @@
-"""Patch features of a frozen timm ViT: the keys of its last attention layer, on the patch grid of an image.
+"""Patch features of a frozen timm ViT: the keys of its last attention layer.
 
-From RGB images to one vector per patch, the input of the merging step. SOHES starts from a frozen, self-supervised DINO ViT (Cao et al.
-2024, self-exploration); that the features are the last layer's keys, before any attention of that layer, is HASSOD's reading of
-the same step (same first author). Position embeddings are interpolated to the grid, so any size that the patches tile is right.
-The last block is entered no further than its key projection, and no N x N attention is held anywhere.
+Position embeddings are interpolated, so any size that is a multiple of the patch is valid. The last block is evaluated
+only up to its key projection, and no N x N attention matrix is held.
+
+Source: frozen, self-supervised DINO ViT, Cao et al. 2024, self-exploration; keys of the last layer as in HASSOD (same
+first author).
 """
 
 from __future__ import annotations
@@ -27,32 +28,31 @@ if TYPE_CHECKING:
 __all__ = ["VIT_THRESHOLDS", "VitBackbone"]
 
 VIT_THRESHOLDS = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
-"""Merging thresholds for ViT keys: UnSAM's list, modelled on SOHES, whose paper names no values."""
+"""Merging thresholds for ViT keys: the list of UnSAM, which follows SOHES; the paper names no values."""
 
 
 class VitBackbone:
-    """A frozen timm ViT that turns a batch of images of one size into raw keys of its last block.
+    """Raw keys of the last block of a frozen timm ViT, a `Backbone`.
 
     Args:
-        name: a timm name with or without tag, such as `vit_base_patch8_224.dino`: a VisionTransformer (DINO, DINOv2 with and without
-            registers, DeiT, ...) or an Eva (DINOv3, EVA-02). The tag also sets the mean and deviation of the pixels, so a file of
-            DINO weights belongs to a name that ends in `.dino`.
-        weights: a local file; None for timm's pretrained weights from the hub's cache, downloaded if they are not there; or
-            "random", the same random weights at each call.
-        device: a torch device.
-        precision: "bf16" runs the blocks under autocast; tokens are added up, and the keys computed, in fp32 all the same.
+        name: timm name, with or without tag, of a VisionTransformer (DINO, DINOv2 with or without registers, DeiT, ...)
+            or an Eva (DINOv3, EVA-02). The tag also selects the pixels' mean and deviation, so DINO weights from a file
+            need a name that ends in `.dino`.
+        weights: a local file; None for timm's pretrained weights from the hub or its cache; "random" for random ones,
+            always the same.
+        device: torch device.
+        precision: "bf16" runs the blocks under autocast; the residual stream and the keys stay in fp32.
 
     Attributes:
-        name: as given.
-        model: the timm model, in eval mode, on `device`.
-        patch_size: side of a patch in pixels; images must be multiples of it.
-        channels: C, the number of features of a patch.
-        thresholds: the default merging thresholds for these features.
-        identity: name, kind of weights (hub, file or random) and their SHA-256 (of the file, else of the tensors).
+        model: timm model, in eval mode, on `device`.
+        patch_size: side of a patch in pixels; image sides must be multiples of it.
+        channels: features per patch, C.
+        identity: name, origin of the weights (hub, file or random) and their SHA-256 (of the file, else of the
+            tensors).
 
     Raises:
-        UsageError: if timm has no model of that name, it is not such a ViT, or the device or the file does not exist.
-        WeightsError: if the weights cannot be had, cannot be read or belong to another model.
+        UsageError: if timm has no such model, it is not a plain ViT, or the device or the file does not exist.
+        WeightsError: if the weights are unavailable, unreadable or those of another model.
     """
 
     thresholds: tuple[float, ...] = VIT_THRESHOLDS
@@ -80,17 +80,16 @@ class VitBackbone:
         )
 
     def extract(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Compute the last block's keys for every patch.
+        """Compute the last block's keys of all patches.
 
-        Keys are raw: not normalized, before any key norm of the attention and, for DINOv3 and EVA-02, before the rotary position
-        embedding; the heads are concatenated, and class and register tokens left out. On the CPU an image alone and in a batch
-        differ by fp32 rounding only (matrix products of another size may add in another order).
+        Keys are raw: before the attention's key norm and, in Eva, before the rotary position embedding; heads are
+        concatenated, class and register tokens dropped. On the CPU, batching changes them by fp32 rounding only.
 
         Args:
             images: RGB, uint8 [B, H, W, 3]; H and W positive multiples of `patch_size`.
 
         Returns:
-            Keys, float32 [B, C, h, w], contiguous, with h = H / patch_size and w = W / patch_size.
+            Keys, float32 [B, C, h, w], contiguous, h = H / patch_size and w = W / patch_size.
 
         Raises:
             ValueError: if the shape or type of `images` is another.
@@ -102,10 +101,9 @@ class VitBackbone:
             pixels = (self._upload(images).permute(0, 3, 1, 2).float() - self._mean) / self._std  # [B, 3, H, W]
             with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
                 tokens = _last_block_input(self.model, pixels)
-            # outside autocast: in fp32 this product costs little, and its result is not rounded to 8 bits
-            keys = functional.linear(
-                tokens[:, -h * w :].float(), *_key_projection(self.model.blocks[-1].attn)
-            )  # [B, h*w, C]
+            # outside of autocast: this product is cheap in fp32, and bf16 would round the keys to 8 bits
+            projection = _key_projection(self.model.blocks[-1].attn)
+            keys = functional.linear(tokens[:, -h * w :].float(), *projection)  # [B, h*w, C]
             result: NDArray[np.float32] = keys.transpose(1, 2).contiguous().cpu().numpy()
         return result.reshape(len(images), self.channels, h, w)
 
@@ -114,9 +112,8 @@ class VitBackbone:
             raise ValueError(f"images must be uint8 [B, H, W, 3], not {images.dtype} {list(images.shape)}")
         (h, rest_y), (w, rest_x) = (divmod(side, self.patch_size) for side in images.shape[1:3])
         if rest_y or rest_x or not h or not w:
-            raise ValueError(
-                f"height and width must be positive multiples of {self.patch_size}, not {list(images.shape[1:3])}"
-            )
+            size = list(images.shape[1:3])
+            raise ValueError(f"height and width must be positive multiples of {self.patch_size}, not {size}")
         return h, w
 
     def _upload(self, images: NDArray[np.uint8]) -> Tensor:
@@ -127,15 +124,14 @@ class VitBackbone:
 
 
 def _last_block_input(model: Any, pixels: Tensor) -> Tensor:
-    """The normalized tokens [B, P + h*w, C] that enter the last block's attention, P prefix tokens first."""
+    """Compute the input of the last block's attention, normalized tokens [B, P + h*w, C], P prefix tokens first."""
     x = model.patch_embed(pixels)
     if isinstance(model, Eva):
         x, rope = model._pos_embed(x)
         x = model.norm_pre(x)
         for depth, block in enumerate(model.blocks[:-1]):
-            x = block(
-                x, rope=rope[depth] if model.rope_mixed and rope is not None else rope
-            )  # mixed: one embedding a block
+            # "mixed" models have one rotary embedding per block
+            x = block(x, rope=rope[depth] if model.rope_mixed and rope is not None else rope)
     else:
         x = model.norm_pre(model.patch_drop(model._pos_embed(x)))
         x = model.blocks[:-1](x)
@@ -144,7 +140,7 @@ def _last_block_input(model: Any, pixels: Tensor) -> Tensor:
 
 
 def _key_projection(attention: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight [C, D] and bias [C] of the keys alone; Eva's fused projection keeps its bias apart, and that of the keys is zero."""
+    """Return weight [C, D] and bias [C] of the keys; Eva's fused projection has no key bias."""
     if getattr(attention, "k_proj", None) is not None:
         return attention.k_proj.weight, attention.k_proj.bias
     weight, bias = attention.qkv.weight, attention.qkv.bias

@@ -1,1 +1,1 @@
-"""Photographs on disk: the names below a folder or in a list, and any image file as upright 8-bit RGB."""
+"""Photographs on disk: the names in a folder or a list, and image files decoded to upright 8-bit RGB."""

@@ -1,4 +1,8 @@
-"""The photographs below a folder, by names on which every machine agrees."""
+"""Image files below a folder, as relative names in an order that is the same on every machine.
+
+The processes of a run divide these names among them, so names are sorted by code point, and a folder that several links
+lead to is listed once.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +14,22 @@ from typing import TYPE_CHECKING
 from sohes_cli.errors import SohesError, UsageError, printable, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+__all__ = ["IMAGE_SUFFIXES", "ImageListing", "list_images", "require_folder", "require_images"]
 
-__all__ = ["IMAGE_SUFFIXES", "ImageListing", "list_images", "require_folder"]
-
-_JPEG_SUFFIXES = {".j2c", ".j2k", ".jfif", ".jp2", ".jpc", ".jpe", ".jpeg", ".jpf", ".jpg", ".jpx", ".mpo"}
-_OTHER_SUFFIXES = {
-    ".apng",
-    ".avif",
-    ".bmp",
-    ".dib",
-    ".gif",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
-IMAGE_SUFFIXES = frozenset(_JPEG_SUFFIXES | _OTHER_SUFFIXES)
+_SUFFIXES = "apng avif bmp dib gif j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo pbm pgm png pnm ppm tif tiff webp"
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in _SUFFIXES.split())
 
 
 @dataclass(frozen=True)
 class ImageListing:
-    """The images of a folder.
+    """Images of a folder.
 
     Args:
         names: paths relative to the folder, with forward slashes, in code point order.
-        ignored: number of files whose suffix is no image suffix.
+        ignored: number of files without an image suffix.
         unreadable: (relative name, reason) of each folder or image that cannot be listed, in the same order.
     """
 
@@ -50,30 +39,50 @@ class ImageListing:
 
 
 def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> ImageListing:
-    """List the images of a folder and of all its sub-folders.
+    """List the images of a folder and its subfolders.
 
-    Hidden files and folders (a leading dot) are passed over. Links are followed; a folder that can be reached in several ways is listed
-    once, under its own name rather than a link's, so that loops end.
+    Hidden files and folders (a leading dot) are skipped. Links are followed; a folder reachable in several ways is
+    listed once, preferably under its real name, so loops end.
 
     Args:
-        folder: the folder.
-        suffixes: those of the files that count as images, in lower case.
+        folder: root of the search.
+        suffixes: suffixes of image files, in lower case.
 
     Raises:
-        UsageError: if `folder` is missing or is no folder.
-        SohesError: if it may not be read, is empty or holds no image.
+        UsageError: if `folder` is missing or no folder.
+        SohesError: if reading it is not permitted, or it holds no image.
     """
     require_folder(folder)
-    survey = _Survey(folder, suffixes)
-    survey.run()
-    if not survey.names:
-        raise _no_image(survey)
-    return ImageListing(tuple(sorted(survey.names)), survey.ignored, tuple(sorted(survey.unreadable)))
+    walk = _Walk(folder, suffixes)
+    walk.run()
+    if not walk.names:
+        raise _no_image(walk)
+    return ImageListing(tuple(sorted(walk.names)), walk.ignored, tuple(sorted(walk.unreadable)))
+
+
+def require_folder(folder: Path) -> None:
+    """Check that an image folder exists and can be read.
+
+    Raises:
+        UsageError: if it is missing or no folder.
+        SohesError: if reading it is not permitted.
+    """
+    try:
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        message = f"The image folder {printable(folder)} does not exist."
+        raise UsageError(message, "Name a folder of photographs.") from None
+    except NotADirectoryError:
+        message = f"{printable(folder)} is not a folder."
+        raise UsageError(message, "Name the folder that holds the photographs.") from None
+    except OSError as error:
+        message = f"The image folder {printable(folder)} may not be read: {reason_of(error)}."
+        raise SohesError(message, "Grant read and search permission on it, or name another folder.") from error
 
 
 @dataclass
-class _Survey:
-    """One walk over a folder tree: real folders first, then the links to folders in code point order."""
+class _Walk:
+    """Walk over a folder tree: real folders first, then links to folders in code point order."""
 
     root: Path
     suffixes: frozenset[str]
@@ -98,17 +107,18 @@ class _Survey:
             with os.scandir(path) as entries:
                 for entry in entries:
                     if not entry.name.startswith("."):
-                        self._place(entry, f"{relative}/{entry.name}" if relative else entry.name)
+                        self._add(entry, f"{relative}/{entry.name}" if relative else entry.name)
         except OSError as error:
             self.unreadable.append((relative or ".", reason_of(error)))
 
-    def _place(self, entry: os.DirEntry[str], name: str) -> None:
+    def _add(self, entry: os.DirEntry[str], name: str) -> None:
         try:
             is_folder, is_link, is_file = entry.is_dir(), entry.is_symlink(), entry.is_file()
         except OSError as error:
             self.unreadable.append((printable(name), reason_of(error)))
             return
-        if not is_folder and os.path.splitext(name)[1].lower() not in self.suffixes:  # noqa: PTH122 (a Path per file costs seconds)
+        suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path per file costs seconds)
+        if not is_folder and suffix not in self.suffixes:
             self.ignored += 1
         elif name != printable(name):
             self.unreadable.append((printable(name), "its name is not valid UTF-8"))
@@ -122,36 +132,20 @@ class _Survey:
             self.unreadable.append((name, "the link leads nowhere" if is_link else "it is not a regular file"))
 
 
-def require_folder(folder: Path) -> None:
-    """Refuse an image folder that is missing or may not be read.
-
-    Raises:
-        UsageError: if it is missing or no folder.
-        SohesError: if it may not be read.
-    """
-    try:
-        os.scandir(folder).close()
-    except FileNotFoundError:
-        raise UsageError(
-            f"The image folder {printable(folder)} does not exist.", "Name a folder of photographs."
-        ) from None
-    except NotADirectoryError:
-        raise UsageError(
-            f"{printable(folder)} is not a folder.", "Name the folder that holds the photographs."
-        ) from None
-    except OSError as error:
-        message = f"The image folder {printable(folder)} may not be read: {reason_of(error)}."
-        raise SohesError(message, "Grant read and search permission on it, or name another folder.") from error
+def require_images(paths: Iterable[Path]) -> None:
+    """Refuse missing files and folders of images with a UsageError."""
+    for path in paths:
+        if not path.exists():
+            raise UsageError(f"There is no image or folder {printable(path)}.", "Name photographs, or folders of them.")
 
 
-def _no_image(survey: _Survey) -> SohesError:
-    folder, ignored, unreadable = survey.root, survey.ignored, survey.unreadable
+def _no_image(walk: _Walk) -> SohesError:
+    folder, ignored, unreadable = printable(walk.root), walk.ignored, walk.unreadable
     if not ignored and not unreadable:
-        return SohesError(
-            f"The image folder {printable(folder)} is empty.", "Put photographs into it; hidden files are passed over."
-        )
+        hint = "Put photographs into it; hidden files are passed over."
+        return SohesError(f"The image folder {folder} is empty.", hint)
     seen = f"{ignored} other {'file was' if ignored == 1 else 'files were'} seen"
     if unreadable:
         seen += f" and {len(unreadable)} could not be read (first: {unreadable[0][0]}, {unreadable[0][1]})"
-    message = f"The image folder {printable(folder)} holds no image; {seen}."
-    return SohesError(message, f"Allowed suffixes are {', '.join(sorted(survey.suffixes))}.")
+    message = f"The image folder {folder} holds no image; {seen}."
+    return SohesError(message, f"Allowed suffixes are {', '.join(sorted(walk.suffixes))}.")

@@ -1,1 +1,1 @@
-"""Masks of one image: packed bits, COCO run-lengths, comparison, redrawing and resampling."""
+"""Masks of one image: packed bits, COCO's encodings, comparison, redrawing and resampling."""

@@ -1,6 +1,6 @@
-"""Masks compared: intersections and IoU, suppression of near-duplicates over all pairs, one-to-one matching by IoU.
+"""Masks compared: intersections, IoU, non-maximum suppression (NMS) over all pairs, one-to-one matching by IoU.
 
-Source: Cao et al. 2024, self-exploration; the order of suppression is ours.
+Source: NMS of masks as in Cao et al. 2024, self-exploration; its order is ours.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 
     from sohes_cli.masks.packed import PackedMasks
 
-
 __all__ = ["mask_ious", "match_by_iou", "paired_intersections", "paired_ious", "run_ious", "suppress"]
 
 
 def mask_ious(bits: NDArray[np.uint64], others: NDArray[np.uint64] | None = None) -> NDArray[np.float64]:
-    """IoU of each packed mask with each of the others, or of the same ones, float64 [N, M]; 0 for two empty masks."""
+    """Compute the IoU of all pairs of packed masks, float64 [N, M], [N, N] without `others`; 0 for two empty masks."""
     shared = mask_intersections(bits, others)
     unions = mask_areas(bits)[:, None] + mask_areas(bits if others is None else others) - shared
     ious: NDArray[np.float64] = shared / np.maximum(unions, 1)
@@ -30,32 +29,32 @@ def mask_ious(bits: NDArray[np.uint64], others: NDArray[np.uint64] | None = None
 
 
 def run_ious(a: RunMasks, b: RunMasks) -> NDArray[np.float64]:
-    """IoU of each run-length mask of `a` with each of `b`, float64 [N, M]; 0 for two empty masks."""
+    """Compute the IoU of all pairs of run-length masks, float64 [N, M]; 0 for two empty masks."""
     shared = run_intersections(a, b)
     ious: NDArray[np.float64] = shared / np.maximum(a.areas()[:, None] + b.areas() - shared, 1)
     return ious
 
 
 def paired_intersections(a: PackedMasks, b: PackedMasks) -> NDArray[np.int64]:
-    """Pixels shared by each mask with the one of the same index, or with the only one of `b`, int64 [N]."""
+    """Count the pixels shared by masks of equal index, or with the single mask of `b`, int64 [N]."""
     shared: NDArray[np.int64] = np.bitwise_count(a.bits & b.bits).sum(axis=1, dtype=np.int64)
     return shared
 
 
 def paired_ious(a: PackedMasks, b: PackedMasks) -> NDArray[np.float64]:
-    """IoU of each mask with the one of the same index, float64 [N]; 0 for two empty masks."""
+    """Compute the IoU of masks of equal index, float64 [N]; 0 for two empty masks."""
     shared = paired_intersections(a, b)
     ious: NDArray[np.float64] = shared / np.maximum(a.areas() + b.areas() - shared, 1)
     return ious
 
 
 def suppress(masks: PackedMasks, iou: float, limit: int) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression over all pairs.
+    """Apply greedy non-maximum suppression over all pairs.
 
     Args:
         masks: best first.
-        iou: a mask with at least this IoU with a kept one is dropped.
-        limit: stop at this many.
+        iou: a mask is dropped if its IoU with a kept one is at least this.
+        limit: largest number of masks to keep.
 
     Returns:
         Indices of the kept masks, ascending, int64 [K].
@@ -74,7 +73,7 @@ def _suppress(bits: NDArray[np.uint64], areas: NDArray[np.int64], iou: float, li
         is_new = True
         for k in kept[:count]:
             other = areas[k]
-            # an IoU of t needs areas within a factor of t, which rules out most pairs before a pixel is compared
+            # an IoU of t needs areas within a factor of t; most pairs end here
             if other < iou * areas[i] or areas[i] < iou * other:
                 continue
             shared = shared_pixels(bits[i], bits[k], max(spans[i, 0], spans[k, 0]), min(spans[i, 1], spans[k, 1]))
@@ -93,19 +92,19 @@ def match_by_iou(
     levels: NDArray[np.int64] | None = None,
     truth_levels: NDArray[np.int64] | None = None,
 ) -> list[tuple[int, int]]:
-    """Pair two sets of masks one to one: pairs at or above the threshold by decreasing IoU, each mask used once.
+    """Match two sets of masks one to one, greedily by decreasing IoU, without regard to scores.
 
-    Scores play no part. Of equal IoUs the pair of the masks nearer to their roots comes first, so that an object and its only part,
-    drawn alike, are not swapped; then the lower indices.
+    Ties go to the masks nearer to their roots, so that an object and its only part, drawn alike, are not swapped; then
+    to the lower indices.
 
     Args:
         ious: float64 [N, M].
-        iou_threshold: the lowest IoU of a pair.
-        levels: depth of each of the N masks in its forest, int64 [N]; None if there is no forest.
-        truth_levels: the same of the M masks, int64 [M].
+        iou_threshold: lowest IoU of a pair.
+        levels: depth of the N masks in their forest, int64 [N]; None without a forest.
+        truth_levels: depth of the M masks, int64 [M].
 
     Returns:
-        Pairs (n, m), in the order in which they were made.
+        Pairs (n, m) in order of matching.
     """
     rows, columns = np.nonzero(ious >= iou_threshold)
     depth = np.zeros(len(ious), np.int64) if levels is None else levels

@@ -1,7 +1,7 @@
-"""Many masks of one image as packed bits: made from units, measured, written as COCO run-lengths at any size.
+"""The masks of an image as packed bits: painted from units, measured, and encoded as COCO run-lengths at any size.
 
-Pixels are taken column by column, as COCO's run-lengths are, and 64 of them share a word (see `sohes_kernels.mask_intersection`),
-so that 1,000 masks of a 640 x 480 photograph take 38 MB and a run is found word by word.
+Pixels are in column order, as in COCO's run-lengths, 64 to a word (see `sohes_kernels.mask_intersection`), so 1,000
+masks of a 640 x 480 photograph take 38 MB, and runs are found word by word.
 """
 
 from __future__ import annotations
@@ -13,10 +13,7 @@ import numba
 import numpy as np
 from sohes_kernels import RunMasks, mask_areas, mask_intersections, pack_masks, unpack_masks
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from sohes_cli.structures import Rle
+from sohes_cli.masks.rle import encode_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sohes_cli.structures import Rle
+
+    Ints = NDArray[np.int64]
+    Words = NDArray[np.uint64]
 
 __all__ = ["PackedMasks", "nearest_pixels", "words_of_bytes"]
 
@@ -38,13 +38,13 @@ class PackedMasks:
         width: W.
     """
 
-    bits: NDArray[np.uint64]
+    bits: Words
     height: int
     width: int
 
     @classmethod
     def from_units(cls, members: NDArray[np.bool_], units: NDArray[np.int32]) -> PackedMasks:
-        """Paint sets of units: bool [N, R] over a unit map int32 [H, W]."""
+        """Paint sets of units, bool [N, R], over a unit map int32 [H, W]."""
         starts, owners = _column_runs(units)
         return cls(_paint_runs(members, starts, owners), *units.shape)
 
@@ -68,68 +68,72 @@ class PackedMasks:
 
     @classmethod
     def concatenate(cls, parts: list[PackedMasks]) -> PackedMasks:
-        """The masks of several sets of the same image, in order."""
+        """Join the masks of several sets of one image, in order."""
         return cls(np.concatenate([part.bits for part in parts]), parts[0].height, parts[0].width)
 
     def __len__(self) -> int:
         return len(self.bits)
 
-    def __getitem__(self, index: NDArray[np.int64] | NDArray[np.bool_]) -> PackedMasks:
+    def __getitem__(self, index: Ints | NDArray[np.bool_]) -> PackedMasks:
         return PackedMasks(self.bits[index], self.height, self.width)
 
     def __iter__(self) -> Iterator[NDArray[np.bool_]]:
-        """Each mask in turn, bool [H, W], unpacked one at a time."""
+        """Unpack the masks one at a time, bool [H, W]."""
         for i in range(len(self.bits)):
             yield unpack_masks(self.bits[i : i + 1], self.height * self.width)[0].reshape(self.width, self.height).T
 
     def to_bytes(self) -> NDArray[np.uint8]:
-        """The same bits in as few bytes as hold them, uint8 [N, ceil(H * W / 8)]; pixel p is bit p % 8 of byte p // 8."""
+        """Return the bits in the fewest bytes, uint8 [N, ceil(H * W / 8)]; pixel p is bit p % 8 of byte p // 8."""
         octets = self.bits.astype("<u8", copy=False).view(np.uint8).reshape(len(self), 8 * self.bits.shape[1])
         return np.ascontiguousarray(octets[:, : -(-self.height * self.width // 8)])
 
-    def areas(self) -> NDArray[np.int64]:
-        """Pixels of each mask, int64 [N]."""
+    def areas(self) -> Ints:
+        """Count the pixels of each mask, int64 [N]."""
         return mask_areas(self.bits)
 
-    def intersections(self) -> NDArray[np.int64]:
-        """Pixels shared by each pair of masks, int64 [N, N]."""
+    def intersections(self) -> Ints:
+        """Count the pixels shared by each pair of masks, int64 [N, N]."""
         return mask_intersections(self.bits)
 
-    def boxes_xyxy(self) -> NDArray[np.int64]:
-        """Left, top, right and bottom of each mask, int64 [N, 4], the last two exclusive; zeros for an empty mask."""
+    def boxes_xyxy(self) -> Ints:
+        """Find left, top, right and bottom of each mask, int64 [N, 4], ends exclusive; zeros for an empty mask."""
         return _boxes(self.bits, self.height, self.width)
 
     def placed(self, box_xyxy: tuple[int, int, int, int], height: int, width: int) -> PackedMasks:
-        """Draw the masks into an image H x W, stretched over a box that may reach over its border."""
+        """Draw the masks into an image H x W, stretched over a box that may reach beyond its border."""
         left, top, right, bottom = box_xyxy
         rows, columns = nearest_pixels(self.height, bottom - top), nearest_pixels(self.width, right - left)
         return PackedMasks(_placed(self.bits, self.height, rows, columns, top, left, height, width), height, width)
 
     def encode(self, height: int, width: int) -> list[Rle]:
-        """Write the masks as run-lengths of the image at its full size, each pixel taking the value of the one below its center.
+        """Encode the masks as run-lengths at the image's full size, by nearest-neighbor resampling at pixel centers.
 
         Raises:
             ValueError: if the full size is smaller than the masks, which would lose pixels.
         """
         if height < self.height or width < self.width:
-            raise ValueError(
-                f"masks of {self.height} x {self.width} cannot be written for an image of {height} x {width}"
-            )
+            size = f"{self.height} x {self.width}"
+            raise ValueError(f"masks of {size} cannot be written for an image of {height} x {width}")
         first_row = np.searchsorted(nearest_pixels(self.height, height), np.arange(self.height + 1)).astype(np.int64)
         columns = nearest_pixels(self.width, width)
         runs = (_resized_runs(*mask, first_row, columns) for mask in zip(self.bits, self.boxes_xyxy(), strict=True))
-        return [{"size": [height, width], "counts": _run_characters(r).tobytes().decode("ascii")} for r in runs]
+        return [{"size": [height, width], "counts": encode_runs(r)} for r in runs]
 
 
-def words_of_bytes(octets: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """Packed bytes [N, bytes] as words, uint64 [N, ceil(bytes / 8)]."""
+def nearest_pixels(source: int, target: int) -> Ints:
+    """Return the source index below the center of each target index, int64 [target]."""
+    return ((2 * np.arange(target, dtype=np.int64) + 1) * source) // (2 * target)
+
+
+def words_of_bytes(octets: NDArray[np.uint8]) -> Words:
+    """Convert packed bytes [N, bytes] to words, uint64 [N, ceil(bytes / 8)]."""
     padded = np.pad(octets, ((0, 0), (0, -octets.shape[1] % 8)))
     return padded.view("<u8").astype(np.uint64, copy=False)
 
 
 @numba.njit(cache=True, nogil=True)
-def _column_runs(units: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Where runs of one unit start when pixels are taken column by column, with the pixel count at the end, and their units."""
+def _column_runs(units: NDArray[np.int32]) -> tuple[Ints, NDArray[np.int32]]:
+    """Find the runs of units in column order: their starts, closed by the pixel count, int64 [K + 1], and units [K]."""
     height, width = units.shape
     starts, owners = np.empty(height * width + 1, np.int64), np.empty(height * width, np.int32)
     count = 0
@@ -143,10 +147,10 @@ def _column_runs(units: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[n
 
 
 @numba.njit(cache=True, nogil=True)
-def _paint_runs(members: NDArray[np.bool_], starts: NDArray[np.int64], owners: NDArray[np.int32]) -> NDArray[np.uint64]:
-    """Set the bits of every run whose unit a mask holds, uint64 [N, words]."""
+def _paint_runs(members: NDArray[np.bool_], starts: Ints, owners: NDArray[np.int32]) -> Words:
+    """Set the bits of all runs of each mask's units, uint64 [N, words]."""
     n_masks, n_units = members.shape
-    latest = np.full(n_units, -1, np.int64)  # the last run of each unit, from which `before` leads to its others
+    latest = np.full(n_units, -1, np.int64)  # the last run of each unit, head of the linked list `before`
     before = np.empty(owners.shape[0], np.int64)
     for r in range(owners.shape[0]):
         before[r], latest[owners[r]] = latest[owners[r]], r
@@ -162,18 +166,16 @@ def _paint_runs(members: NDArray[np.bool_], starts: NDArray[np.int64], owners: N
 
 
 @numba.njit(cache=True, nogil=True)
-def _paint_intervals(
-    starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], bits: NDArray[np.uint64]
-) -> None:
-    """Set the bits of every interval of each mask; see `RunMasks`."""
+def _paint_intervals(starts: Ints, ends: Ints, offsets: Ints, bits: Words) -> None:
+    """Set the bits of the intervals of `RunMasks`."""
     for n in range(offsets.shape[0] - 1):
         for k in range(offsets[n], offsets[n + 1]):
             _set_bits(bits[n], starts[k], ends[k] - 1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _set_bits(words: NDArray[np.uint64], first: int, last: int) -> None:
-    """Set the bits first..last, both included."""
+def _set_bits(words: Words, first: int, last: int) -> None:
+    """Set the bits first..last, both inclusive."""
     every = np.uint64(0xFFFFFFFFFFFFFFFF)
     head = every << np.uint64(first & 63)
     tail = every >> np.uint64(63 - (last & 63))
@@ -188,16 +190,9 @@ def _set_bits(words: NDArray[np.uint64], first: int, last: int) -> None:
 
 @numba.njit(cache=True, nogil=True)
 def _placed(
-    bits: NDArray[np.uint64],
-    source_height: int,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    top: int,
-    left: int,
-    height: int,
-    width: int,
-) -> NDArray[np.uint64]:
-    """Copy each mask's pixels (rows[y], columns[x]) to (top + y, left + x), where that lies in the image, uint64 [N, words]."""
+    bits: Words, source_height: int, rows: Ints, columns: Ints, top: int, left: int, height: int, width: int
+) -> Words:
+    """Copy pixel (rows[y], columns[x]) of each mask to (top + y, left + x), clipped to the image, uint64 [N, words]."""
     drawn = np.zeros((bits.shape[0], (height * width + 63) // 64), np.uint64)
     for n in range(bits.shape[0]):
         for x in range(max(left, 0), min(left + columns.shape[0], width)):
@@ -209,8 +204,8 @@ def _placed(
 
 
 @numba.njit(cache=True, nogil=True)
-def _boxes(bits: NDArray[np.uint64], height: int, width: int) -> NDArray[np.int64]:
-    """The boxes of `PackedMasks.boxes_xyxy`; a word is taken apart into the columns that it reaches into."""
+def _boxes(bits: Words, height: int, width: int) -> Ints:
+    """Compute `PackedMasks.boxes_xyxy` from the parts of each word in the columns that it spans."""
     one = np.uint64(1)
     boxes = np.zeros((bits.shape[0], 4), np.int64)
     for n in range(bits.shape[0]):
@@ -239,19 +234,17 @@ def _boxes(bits: NDArray[np.uint64], height: int, width: int) -> NDArray[np.int6
 
 
 @numba.njit(cache=True, nogil=True)
-def _resized_runs(
-    words: NDArray[np.uint64], box_xyxy: NDArray[np.int64], first_row: NDArray[np.int64], columns: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Run lengths, background first, of a mask at its image's full size, taken column by column, int64 [K].
+def _resized_runs(words: Words, box_xyxy: Ints, first_row: Ints, columns: Ints) -> Ints:
+    """Compute the run lengths of a mask at its image's full size, int64 [K], background first, in column order.
 
-    A source column's changes are found once, within the mask's box, and written for each target column that shows it, so the cost
-    grows with the mask and the width of a huge target but not with its height.
+    The changes of a source column are found once, within the mask's box, and repeated for its target columns, so the
+    cost grows with the mask and the target's width but not with its height.
 
     Args:
-        words: the mask's bits, uint64 [W'].
+        words: the mask's bits, uint64 [words].
         box_xyxy: its box, int64 [4].
-        first_row: the first target row that shows each source row, int64 [H + 1], the last the target height.
-        columns: the source column of each target column, int64 [W''].
+        first_row: first target row of each source row, int64 [H + 1], closed by the target height.
+        columns: source column of each target column, int64 [W'].
     """
     height, target_height = first_row.shape[0] - 1, first_row[-1]
     left, top, right, bottom = box_xyxy[0], box_xyxy[1], box_xyxy[2], box_xyxy[3]
@@ -273,7 +266,7 @@ def _resized_runs(
             runs = np.concatenate((runs, np.empty(runs.shape[0] + n_changes, np.int64)))
         offset = x * target_height
         first = 0
-        if value:  # the run above reached the bottom of the column before
+        if value:  # the run reached the bottom of the previous column
             if n_changes and changes[0] == 0:
                 first = 1
             else:
@@ -284,25 +277,3 @@ def _resized_runs(
             count += 1
     runs[count] = columns.shape[0] * target_height - start
     return runs[: count + 1].copy()
-
-
-@numba.njit(cache=True, nogil=True)
-def _run_characters(runs: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """COCO's compressed run-lengths: from the fourth on the difference to the run two before, 5 bits a character, low bits first."""
-    characters = np.empty(13 * runs.shape[0], np.uint8)
-    count = 0
-    for k in range(runs.shape[0]):
-        rest = runs[k] - runs[k - 2] if k > 2 else runs[k]
-        more = True
-        while more:
-            low = rest & 31
-            rest >>= 5
-            more = rest != (-1 if low & 16 else 0)  # the sign is that of the last character
-            characters[count] = 48 + (low | 32 if more else low)
-            count += 1
-    return characters[:count].copy()
-
-
-def nearest_pixels(source: int, target: int) -> NDArray[np.int64]:
-    """The source index below the center of each target index, int64 [target]."""
-    return ((2 * np.arange(target, dtype=np.int64) + 1) * source) // (2 * target)

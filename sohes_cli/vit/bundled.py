@@ -1,15 +1,15 @@
-"""Weights as a part of the package: where each file lies, and that it is the right one.
+"""Weights files inside the package: their paths and SHA-256.
 
-This version has none, for two CPU cores trained none that is better than what needs no training, on photographs that had no part in
-choosing settings: a backbone of 74 minutes is no clear gain over `color-texture` (`benchmarks/results/backbone_quality.json`), and a model
-of 160 minutes finds less than phase 1, from whose labels it learned (`benchmarks/results/model_scores.json`). `python -m
-sohes_benchmarks.bundle RUN` puts a backbone or a model in its place, in half precision.
+This version has none: on two CPU cores no trained weights beat the training-free choices on photographs that played no
+part in choosing settings. A backbone of 74 minutes is no clear gain over `color-texture`
+(`benchmarks/results/backbone_quality.json`); a model of 160 minutes finds less than phase 1, whose labels it learned
+(`benchmarks/results/model_scores.json`). `python -m sohes_benchmarks.bundle RUN` installs a backbone or a model here,
+in half precision.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 from sohes_cli.errors import UsageError, WeightsError
@@ -17,9 +17,9 @@ from sohes_cli.errors import UsageError, WeightsError
 __all__ = ["BACKBONE", "BUNDLED", "MODEL", "BundledFile"]
 
 BUNDLED = "bundled"
-"""The word that asks for weights of the package where a run or a file may be named."""
+"""Keyword for the package's weights, in place of a run or a file."""
 
-_FOLDER = Path(str(resources.files("sohes_cli"))) / "weights"
+_FOLDER = Path(__file__).parents[1] / "weights"
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class BundledFile:
     """A weights file of the package.
 
     Args:
-        path: where it lies.
-        sha256: of the file, without which it is not loaded; empty in a version that has none.
-        kind: what it is, in a word for messages.
-        command: what trains another one.
-        instead: what needs none, for hints.
+        path: location of the file.
+        sha256: its hash, required for loading; empty in a version without the file.
+        kind: noun for messages.
+        command: command that trains a replacement.
+        instead: choice without bundled weights, for hints.
     """
 
     path: Path
@@ -42,22 +42,22 @@ class BundledFile:
 
     @property
     def ships(self) -> bool:
-        """Whether this version of the package has it."""
+        """True if this version of the package contains the file."""
         return bool(self.sha256)
 
     def checked(self, flag: str) -> Path:
-        """The file, once it is known to be that of this version.
+        """Return the path after a check of the file's hash.
 
         Args:
-            flag: what asked for it, for messages.
+            flag: option that asked for the file, for messages.
 
         Raises:
-            UsageError: if this version has none.
-            WeightsError: if it is missing, or another than the one of this version.
+            UsageError: if this version does not contain the file.
+            WeightsError: if the file is missing or has another hash.
         """
         if not self.ships:
             raise UsageError(
-                f"{flag} {BUNDLED}: this version of sohes has no {self.kind} of its own.",
+                f"{flag} {BUNDLED}: this version of sohes contains no {self.kind}.",
                 f"Train one with {self.command} and name its folder, or use {self.instead}.",
             )
         from sohes_cli.runs.files import file_sha256

@@ -1,8 +1,10 @@
-"""Published ViTs of timm, with weights of the hub, of a file, or random."""
+"""ViTs of timm with weights of the Hugging Face hub, of a local file, or random.
+
+Source: backbones as in Cao et al. 2024 (DINO ViT-B/8) and their successors (DINOv2, DINOv3, EVA-02), through timm.
+"""
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,52 +19,66 @@ from timm.models.vision_transformer import Block, VisionTransformer
 
 from sohes_cli.errors import SohesError, UsageError, WeightsError, first_line
 from sohes_cli.runs.files import file_sha256
+from sohes_cli.vit.build import use_fused_attention
+from sohes_cli.vit.timm_names import VIT_MODULES, unknown_backbone
 from sohes_cli.vit.weights import load_into, load_state_dict, state_sha256
 
 __all__ = ["check_name", "published_vit"]
 
-_VIT_MODULES = ("deit", "eva", "vision_transformer")
 _HUB_TIMEOUT_S = 5.0
 _OTHER_WAYS = "Pass --weights FILE, or use the embedded --backbone color-texture, which needs none."
 
 
 def published_vit(name: str, weights: Path | Literal["random"] | None = None) -> tuple[Any, str, str]:
-    """Build a ViT of timm.
+    """Build a ViT of timm and fill in its weights.
 
     Args:
-        name: its timm name, with or without tag.
+        name: timm name, with or without tag.
         weights: a local file, `random`, or None for timm's pretrained weights from the hub or its cache.
 
     Returns:
-        The model without classifier for images of any size, the kind of its weights (`file`, `random`, `hub`), and their SHA-256 (of the
-        file, else of the tensors).
+        The model without classifier, for images of any size; the origin of its weights (`file`, `random`, `hub`); and
+        their SHA-256, of the file or else of the tensors.
 
     Raises:
-        UsageError: if timm has no model of that name, it is no plain ViT, or the file does not exist.
-        WeightsError: if the weights cannot be had, cannot be read or belong to another model.
+        UsageError: if timm has no such model, it is not a plain ViT, or the file does not exist.
+        WeightsError: if the weights are unavailable, unreadable or those of another model.
     """
     check_name(name)
     if isinstance(weights, Path):
-        state = load_state_dict(weights)  # first, so that a bad file does not wait for the model
+        state = load_state_dict(weights)  # first: a bad file fails before the model is built
         model = _create(name, pretrained=False)
         load_into(model, state, str(weights))
         return model, "file", file_sha256(weights)
-    model = _pretrained(name) if weights is None else _create(name, pretrained=False)
+    model = _create_pretrained(name) if weights is None else _create(name, pretrained=False)
     return model, "hub" if weights is None else "random", state_sha256(model.state_dict())
+
+
+def check_name(name: str) -> None:
+    """Check that a name is that of a ViT of timm.
+
+    Raises:
+        UsageError: if it is not, with the nearest names.
+    """
+    if name not in timm.list_models() and not is_model_pretrained(name):
+        names = timm.list_models(module=VIT_MODULES) + timm.list_models(module=VIT_MODULES, pretrained=True)
+        raise unknown_backbone(name, names)
+    if not is_model_in_modules(name, VIT_MODULES):
+        raise _unsupported(name)
 
 
 def _create(name: str, pretrained: bool) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
-    _check_architecture(name, model)
-    for module in model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = True  # the environment can switch it off, and N x N attention would be held
+    known = isinstance(model, (VisionTransformer, Eva)) and type(model.patch_embed) is PatchEmbed
+    if not known or type(model.blocks[-1]) not in (Block, EvaBlock) or len(set(model.patch_embed.patch_size)) > 1:
+        raise _unsupported(name)
+    use_fused_attention(model, True)  # timm's environment variable would allow N x N attention matrices
     return model
 
 
-def _pretrained(name: str) -> Any:
+def _create_pretrained(name: str) -> Any:
     if not is_model_pretrained(name):
         raise WeightsError(f"timm has no pretrained weights for {name}.", _OTHER_WAYS)
     _require_hub(name)
@@ -72,12 +88,12 @@ def _pretrained(name: str) -> Any:
         raise
     except OSError as error:
         raise _unreachable(name, error) from error
-    except Exception as error:  # whatever the hub's transport or a damaged cache file raises
+    except Exception as error:  # the hub's transport and damaged cache files raise errors of any type
         raise WeightsError(f"The weights of {name} could not be loaded ({first_line(error)}).", _OTHER_WAYS) from error
 
 
 def _require_hub(name: str) -> None:
-    """Ask the hub once for weights that are not in the cache: without a network, the download's own retries take most of a minute."""
+    """Check that weights are cached or the hub responds; without a network, a download would retry for a minute."""
     config: Any = timm.get_pretrained_cfg(name, allow_unregistered=False)
     if config is None or not config.hf_hub_id:
         return
@@ -88,39 +104,20 @@ def _require_hub(name: str) -> None:
     try:
         get_hf_file_metadata(hf_hub_url(repository, names[0], revision=revision or None), timeout=_HUB_TIMEOUT_S)
     except HfHubHTTPError:
-        return  # it answers; whether it has the file under another name is for the download to find out
-    except Exception as error:  # the errors of its transport have no common type among versions
+        return  # the hub responds; the download tries other file names
+    except Exception as error:  # the transport's error types differ between versions
         raise _unreachable(name, error) from error
 
 
 def _unreachable(name: str, error: Exception) -> WeightsError:
-    message = f"The weights of {name} are neither in the local cache {constants.HF_HUB_CACHE} nor reachable ({first_line(error)})."
+    cache = constants.HF_HUB_CACHE
+    message = f"The weights of {name} are neither in the local cache {cache} nor reachable ({first_line(error)})."
     return WeightsError(message, f"{_OTHER_WAYS} Or run once with access to huggingface.co, which fills the cache.")
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that is not that of a ViT of timm with a UsageError."""
-    if name not in timm.list_models() and not is_model_pretrained(name):
-        names = timm.list_models(module=_VIT_MODULES) + timm.list_models(module=_VIT_MODULES, pretrained=True)
-        close = get_close_matches(name, names, n=3, cutoff=0.6)
-        hint = (
-            f"Did you mean {' or '.join(close)}?"
-            if close
-            else "Name a ViT of timm, such as vit_base_patch8_224.dino, or color-texture."
-        )
-        raise UsageError(f"There is no backbone {name!r}.", hint)
-    if not is_model_in_modules(name, _VIT_MODULES):
-        raise _unsupported(name)
-
-
-def _check_architecture(name: str, model: Any) -> None:
-    known = isinstance(model, (VisionTransformer, Eva)) and type(model.patch_embed) is PatchEmbed
-    if not known or type(model.blocks[-1]) not in (Block, EvaBlock) or len(set(model.patch_embed.patch_size)) > 1:
-        raise _unsupported(name)
 
 
 def _unsupported(name: str) -> UsageError:
     return UsageError(
-        f"The backbone {name!r} is not supported: only ViTs with patch tokens work, with square patches and pre-norm attention blocks.",
+        f"The backbone {name!r} is not supported: only ViTs with patch tokens work, with square patches and pre-norm "
+        "attention blocks.",
         "Name a plain ViT of timm, such as vit_base_patch8_224.dino.",
     )

@@ -1,4 +1,8 @@
-"""Tensors and a JSON description in one safetensors file."""
+"""Safetensors files with a JSON description: the format of our backbones, models and checkpoints.
+
+The description is stored under the key `sohes` of the file's metadata and holds at least `format`, the kind of the
+file. Within a file, the tensors of a module share a prefix and a dot.
+"""
 
 from __future__ import annotations
 
@@ -17,18 +21,28 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["load_module", "read_tensors", "stored_description", "with_prefix", "write_tensors"]
+__all__ = [
+    "MISFIT",
+    "load_module",
+    "read_tensors",
+    "stored_description",
+    "with_prefix",
+    "without_prefix",
+    "write_tensors",
+]
+
+MISFIT = "It was written with other settings or by another version."
+"""Hint for tensors that do not fit a module or an optimizer."""
 
 _HEADER = "sohes"
 _SHOWN_LINES = 3
-_MISFIT = "It was written with other settings or by another version."
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON object into one safetensors file, atomically.
+    """Write tensors and a JSON object into one file, atomically.
 
     Raises:
-        StoreError: if the disk is full or not writable; a file that was there before stays.
+        StoreError: if the disk is full or not writable; an older file is kept.
     """
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     write_atomically(path, [save(plain, {_HEADER: json.dumps(description, sort_keys=True)})])
@@ -37,62 +51,61 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], description: Mappin
 def read_tensors(
     path: Path, wanted_format: str, hint: str = "It is missing or damaged: make or copy it anew."
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `write_tensors` wrote, on the CPU.
+    """Read the tensors, on the CPU, and the description of a file.
 
     Args:
-        path: the file.
-        wanted_format: what its `format` must be.
-        hint: what to do about a file that cannot be read.
+        path: file written by `write_tensors`.
+        wanted_format: required `format` of the description.
+        hint: remedy for an unreadable file.
 
     Raises:
-        WeightsError: if it cannot be read, is damaged, or is of another kind.
+        WeightsError: if the file cannot be read, is damaged, or is of another kind.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            description = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            description = _description(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, SafetensorError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}.", hint) from error
-    if not isinstance(description, dict) or description.get("format") != wanted_format:
-        found = (
-            description.get("format", "of another program") if isinstance(description, dict) else "of another program"
-        )
-        raise WeightsError(
-            f"{path} is not a {wanted_format} file, but {found!r}.", f"Give a file of the kind {wanted_format}."
-        )
+    if description.get("format") != wanted_format:
+        message = f"{path} is not a {wanted_format} file, but {description.get('format', 'of another program')!r}."
+        raise WeightsError(message, f"Give a file of the kind {wanted_format}.")
     return tensors, description
 
 
 def stored_description(path: Path) -> dict[str, Any]:
-    """The JSON object of a file that `write_tensors` wrote; empty for a file of another program, or one that cannot be read."""
+    """Read the description of a file; empty for unreadable files and those of other programs."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            description = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+            return _description(file)
     except (OSError, SafetensorError, ValueError):
         return {}
-    return description if isinstance(description, dict) else {}
 
 
 def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under names that begin with `prefix` and a dot."""
+    """Prepend a prefix and a dot to all names."""
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select the names with a prefix and a dot, and remove both."""
+    start = f"{prefix}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
 def load_module(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, source: Path) -> None:
-    """Fill a module from the tensors whose names begin with `prefix` and a dot.
+    """Load the tensors with a prefix into a module.
 
     Raises:
-        WeightsError: if a tensor is missing or left over, or has another shape.
+        WeightsError: if names or shapes differ.
     """
     try:
-        module.load_state_dict(_below(prefix, tensors))
+        module.load_state_dict(without_prefix(prefix, tensors))
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1 : 1 + _SHOWN_LINES]]
-        raise WeightsError(f"{source} does not fit this model: {' '.join(lines)}", _MISFIT) from error
+        raise WeightsError(f"{source} does not fit this model: {' '.join(lines)}", MISFIT) from error
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix` and a dot, under the rest of their names."""
-    return {
-        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
-    }
+def _description(file: Any) -> dict[str, Any]:
+    description = json.loads((file.metadata() or {}).get(_HEADER, "{}"))
+    return description if isinstance(description, dict) else {}

@@ -1,9 +1,8 @@
-"""Weights files of ViT backbones: read without running any code, renamed to timm's keys, loaded strictly, hashed.
+"""Weights files of ViT backbones: read without executing code, renamed to timm's keys, loaded strictly, hashed.
 
-From a file (safetensors, or a PyTorch archive of plain tensors) or a state dict to the parameters of a timm ViT. The layouts are those
-in which the backbones of the paper are published: DINO (facebookresearch/dino: a flat backbone, or the full training checkpoint with
-its student, teacher and projection heads), DINOv2 and DINOv3 (their own names for register tokens and layer scale), and timm's own.
-Hashes give a label store the identity of the weights that made it.
+Accepts safetensors and PyTorch archives of plain tensors in the layouts of DINO (facebookresearch/dino: the backbone
+alone, or a training checkpoint with student, teacher and projection heads), DINOv2 and DINOv3 (other names for register
+tokens and layer scale) and timm. Hashes identify the weights behind a label store.
 """
 
 from __future__ import annotations
@@ -40,27 +39,24 @@ _SHOWN_KEYS = 5
 
 
 def load_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read the backbone's tensors from a weights file: those of `load_tensors` without prefixes and heads.
+    """Read the backbone's tensors from a weights file, with the formats and errors of `load_tensors`.
 
-    The prefixes `module.`, `backbone.` and `encoder.` of the backbone's keys are removed together with all keys outside that prefix, and
-    DINO's projection heads are dropped.
-
-    Args:
-        path: see `load_tensors`, which also says what is raised.
+    Prefixes of the backbone's keys (`module.`, `backbone.`, `encoder.`) are removed, keys without them and DINO's
+    projection heads dropped.
     """
     return _strip_prefix(load_tensors(path))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a weights file under their own names, on the CPU, without ever unpickling code.
+    """Read all tensors of a weights file, on the CPU, without unpickling code.
 
-    The usual containers are opened; of teacher and student, the teacher.
+    The usual containers are unwrapped, the teacher before the student.
 
     Args:
-        path: a .safetensors file, or a .pth, .pt or .bin file made by `torch.save`.
+        path: a .safetensors file, or a .pth, .pt or .bin file of `torch.save`.
 
     Raises:
-        UsageError: if there is no such file, or its suffix names another format.
+        UsageError: if the file does not exist, or has another suffix.
         WeightsError: if the file cannot be read, is damaged, holds pickled code, or holds no tensors.
     """
     if not path.is_file():
@@ -70,7 +66,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} is not a weights file by its suffix {path.suffix!r}.", f"Pass {_FORMATS}.")
     try:
         loaded = load_file(path, device="cpu") if suffix == ".safetensors" else _load_pickled_tensors(path)
-    except Exception as error:  # a damaged archive can raise anything, from EOFError to UnicodeDecodeError
+    except Exception as error:  # damaged archives raise errors of any type, from EOFError to UnicodeDecodeError
         raise WeightsError(
             f"The weights file {path} cannot be read ({first_line(error)}).",
             f"It must be {_FORMATS}: files that hold pickled code are refused, damaged ones need a new download.",
@@ -82,18 +78,18 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a backbone's tensors into a timm ViT, strictly: every parameter is found and nothing but a classifier is left over.
+    """Load a backbone's tensors into a timm ViT, strictly except for a classifier.
 
-    Key names of DINO, DINOv2 and DINOv3 are mapped to timm's; position embeddings of another grid are interpolated. Patch
-    embeddings of another patch size are refused, because rescaled ones give a model that runs and is wrong.
+    Key names of DINO, DINOv2 and DINOv3 are mapped to timm's, and position embeddings interpolated to the model's grid.
+    Patch embeddings of another patch size are refused: rescaled, they would run and be wrong.
 
     Args:
         model: a timm VisionTransformer or Eva without classifier (`num_classes=0`).
-        state: tensors by name, as `load_state_dict` returns them; left as it is.
-        source: where they came from, for the error message.
+        state: tensors by name, as returned by `load_state_dict`; not modified.
+        source: origin of the tensors, for messages.
 
     Raises:
-        WeightsError: if keys are missing or unexpected, or a shape differs; it lists the first five of each.
+        WeightsError: if keys are missing or unexpected, or a shape differs; lists the first five of each.
     """
     backbone = {k: v for k, v in state.items() if not k.startswith(_CLASSIFIERS)}
     wanted = model.state_dict()
@@ -104,13 +100,11 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
         renamed = _timm_names(model, backbone)
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         raise _mismatch(model, source, [("failed conversions", [first_line(error)])]) from error
+    differing = [(k, v) for k, v in renamed.items() if k in wanted and v.shape != wanted[k].shape]
     found = [
         ("missing keys", [k for k in wanted if k not in renamed]),
         ("unexpected keys", [k for k in renamed if k not in wanted]),
-        (
-            "shape mismatches",
-            [_shapes(k, state.get(k, v), wanted[k]) for k, v in renamed.items() if _differs(v, wanted.get(k))],
-        ),
+        ("shape mismatches", [_shapes(k, state.get(k, v), wanted[k]) for k, v in differing]),
     ]
     if any(keys for _, keys in found):
         raise _mismatch(model, source, found)
@@ -118,7 +112,7 @@ def load_into(model: nn.Module, state: Mapping[str, Tensor], source: str) -> Non
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of all tensors, in hexadecimal; the order of the keys does not matter."""
+    """Compute the hexadecimal SHA-256 of all names, dtypes, shapes and bytes, independent of the order of the keys."""
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode() + b"\n")
@@ -127,7 +121,7 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def _load_pickled_tensors(path: Path) -> object:
-    # DINO's full checkpoints carry the run's arguments as a Namespace, which holds data only
+    # DINO's training checkpoints hold the run's arguments as a Namespace, which is plain data
     with torch.serialization.safe_globals([Namespace]):
         loaded: object = torch.load(path, map_location="cpu", weights_only=True)
     return loaded
@@ -151,14 +145,10 @@ def _strip_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _timm_names(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(model, eva.Eva):
-        # adapt_layer_scale renames DeiT III's gammas; the filter empties the dict it is given, which is our copy
+        # adapt_layer_scale renames DeiT III's gammas; the filter empties its argument, which is our copy
         return vision_transformer.checkpoint_filter_fn(state, model, adapt_layer_scale=True)
-    with redirect_stdout(StringIO()):  # timm prints an exception for each qkv bias that the model does not have
+    with redirect_stdout(StringIO()):  # timm prints an exception for each qkv bias that the model lacks
         return eva.checkpoint_filter_fn(state, model)
-
-
-def _differs(given: Tensor, wanted: Tensor | None) -> bool:
-    return wanted is not None and given.shape != wanted.shape
 
 
 def _shapes(key: str, given: Tensor, wanted: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Boundary strength against a slow half-disc formula in plain NumPy, and what it must be on images whose boundaries are known."""
+"""Boundary strength against a slow half-disc formula in plain NumPy, and on images with known boundaries."""
 
 from __future__ import annotations
 

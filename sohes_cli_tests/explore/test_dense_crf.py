@@ -141,7 +141,7 @@ def test_update_equals_the_reference_with_exact_kernels(seed: int) -> None:
 
 
 def test_kernels_weigh_as_much_as_asked() -> None:
-    """What a pixel hears when all agree is about the kernel's weight, whatever the lattice does to single pairs."""
+    """Unanimous messages sum to about the kernel's weight, in spite of the lattice's errors in single pairs."""
     pixels = photograph()
     s = CrfSettings(gaussian_weight=3.0, bilateral_weight=5.0, bilateral_px=10.0, bilateral_rgb=20.0)
     kernels, agreement = PairwiseKernels.from_pixels(pixels, s), np.ones((HEIGHT * WIDTH, 1), dtype=np.float32)
@@ -155,7 +155,7 @@ def test_kernels_weigh_as_much_as_asked() -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("rgb", [20.0, 5.0])
 def test_lattice_mean_field_is_near_the_reference(seed: int, rgb: float) -> None:
-    """The lattice's kernel is off by some 5% a pair, so that undecided pixels move; the mean and the labels must not."""
+    """The lattice's kernel is off by some 5% a pair, so undecided pixels move; the mean and the labels must not."""
     pixels, labels = photograph(seed), two_squares()
     for iterations, mean_gap, agreeing in ((1, 0.006, 0.98), (10, 0.004, 0.99)):
         s = CrfSettings(iterations=iterations, bilateral_px=10.0, bilateral_rgb=rgb)

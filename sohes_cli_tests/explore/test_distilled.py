@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from skimage import data
 
-from sohes_cli.errors import UsageError, WeightsError
+from sohes_cli.errors import UsageError
 from sohes_cli.explore.color_texture import ColorTexture
 from sohes_cli.explore.config import FeaturesConfig
 from sohes_cli.explore.distilled import DistilledVit, _centered
@@ -21,7 +19,6 @@ from sohes_cli.vit.pretrained import BACKBONE_FORMAT, BACKBONE_NAME, load_vit
 from sohes_cli.vit.tensor_file import write_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 SHAPE = {"patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3}
@@ -67,7 +64,8 @@ def test_the_features_join_centered_tokens_and_histograms(run: Path, images: np.
     with torch.no_grad():
         tokens = vit.eval().forward_features(pixels)[:, 1:]
     tokens = torch.nn.functional.normalize(tokens - tokens.mean(1, keepdim=True), dim=-1).mT.reshape(2, 48, 6, 9)
-    # the center of a patch of 4 pixels is a quarter of the way between the centers of patches of 8: in a corner it is the corner's token
+    # the center of a patch of 4 pixels is a quarter of the way between the centers of patches of 8
+    # in a corner it is the corner's token
     np.testing.assert_allclose(features[:, :48, 0, 0], tokens[:, :, 0, 0].numpy() * 0.75**0.5, atol=1e-4)
     mixed = 0.75 * tokens[..., 0, 3] + 0.25 * tokens[..., 0, 4]
     np.testing.assert_allclose(features[:, :48, 0, 7], mixed.numpy() * 0.75**0.5, atol=1e-4)
@@ -117,63 +115,9 @@ def test_a_folder_and_its_file_are_the_same_backbone(run: Path, name: str) -> No
     assert backbone.identity["sha256"] == DistilledVit(str(run)).identity["sha256"]
 
 
-def test_half_precision_weights_are_used_in_full_precision(run: Path, tmp_path: Path) -> None:
-    vit, _ = load_vit(run / BACKBONE_NAME)
-    half = {name: tensor.half() for name, tensor in vit.state_dict().items()}
-    write_tensors(tmp_path / "half.safetensors", half, description())
-    loaded, _ = load_vit(tmp_path / "half.safetensors")
-    assert all(p.dtype == torch.float32 for p in loaded.parameters())
-    assert all(torch.equal(p, half[name].float()) for name, p in loaded.state_dict().items())
-
-
 def test_weights_beside_it_are_refused(run: Path) -> None:
     with pytest.raises(UsageError, match="--weights belongs to a ViT of timm"):
         build_backbone(FeaturesConfig(backbone=str(run), weights="x.pth"), "cpu")
-
-
-def test_a_missing_path_and_a_folder_of_another_kind_are_wrong_usage(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no such file") as caught:
-        build_backbone(FeaturesConfig(backbone=str(tmp_path / "none.safetensors")), "cpu")
-    assert "sohes pretrain" in caught.value.hint
-    with pytest.raises(UsageError, match=f"has no {BACKBONE_NAME}"):
-        build_backbone(FeaturesConfig(backbone=str(tmp_path)), "cpu")
-
-
-def foreign(path: Path) -> None:
-    save_file({"x": torch.zeros(2)}, path)
-
-
-def of_another_format(path: Path) -> None:
-    write_tensors(path, {"x": torch.zeros(2)}, {"format": "sohes-pretrain-checkpoint"})
-
-
-def cut_off(path: Path) -> None:
-    write_tensors(path, {"x": torch.zeros(2000)}, description())
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def text(path: Path) -> None:
-    path.write_text("not weights")
-
-
-def of_another_shape(path: Path) -> None:
-    write_tensors(
-        path, build_vit("vit_tiny_patch16_224", SHAPE).state_dict(), description(shape=SHAPE | {"embed_dim": 96})
-    )
-
-
-def without_a_name(path: Path) -> None:
-    tensors = build_vit("vit_tiny_patch16_224", SHAPE).state_dict()
-    save_file(tensors, path, {"sohes": json.dumps({"format": BACKBONE_FORMAT, "shape": SHAPE})})
-
-
-@pytest.mark.parametrize("write", [foreign, of_another_format, cut_off, text, of_another_shape, without_a_name])
-def test_a_file_that_is_no_such_backbone_is_named(tmp_path: Path, write: Callable[[Path], None]) -> None:
-    path = tmp_path / "some.safetensors"
-    write(path)
-    with pytest.raises(WeightsError, match=r"some\.safetensors") as caught:
-        DistilledVit(str(path))
-    assert caught.value.hint
 
 
 def test_an_unknown_device_is_refused(run: Path) -> None:

@@ -1,4 +1,4 @@
-"""The step from pixels to features of units: sizes given to the backbone, sums over units, and the choice of a backbone."""
+"""From pixels to features of units: sizes given to the backbone, sums over units, and the choice of a backbone."""
 
 from __future__ import annotations
 

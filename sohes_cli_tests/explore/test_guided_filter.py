@@ -108,7 +108,9 @@ def test_everything_and_nothing_stay() -> None:
 @pytest.mark.parametrize(("offset", "left_px"), [(-4, 3), (-3, 1), (-2, 0), (2, 0), (3, 1), (4, 3)])
 @pytest.mark.parametrize("noise", [0, 6])
 def test_a_misaligned_mask_moves_to_the_edge(offset: int, left_px: int, noise: int) -> None:
-    """Windows of radius 6 that see both sides outvote the mask up to 2 pixels from the edge, and come nearer from further off."""
+    """Windows of radius 6 on both sides outvote the mask up to 2 pixels from the edge, and approach it from further
+    off.
+    """
     columns = np.arange(64)
     true = np.tile(columns >= 30, (64, 1))
     noisy = np.where(true[..., None], [180, 120, 60], [90, 110, 130]) + np.random.default_rng(0).normal(

@@ -59,7 +59,7 @@ def test_survival_spans_what_the_partitions_show(seed):
     partitions = merge_region_graph(features, edges, thresholds).partitions
     for region, survival in zip(as_sets(candidates.members), candidates.survival, strict=True):
         seen = [t for t, partition in zip(thresholds, partitions, strict=True) if region in regions_of([partition])]
-        # a region seen at thresholds high..low survived at least from high to low, and at most a step more on either side
+        # a region seen at thresholds high..low survived from high to low, and at most a step more on either side
         assert seen[0] - seen[-1] - 1e-6 <= survival <= seen[0] - seen[-1] + 2 * 0.005 + 1e-6
     assert (candidates.survival >= 0).all()
 
@@ -84,7 +84,7 @@ def test_regions_between_thresholds_are_no_candidates():
 
 
 def test_a_similarity_that_rises_again_counts_from_the_lower_one():
-    # b and c lie 30 degrees to either side of an axis, a at a cosine of 0.55 from it: b joins c at 0.5, and a joins both at 0.55
+    # b and c are 30 degrees to either side of an axis, a at a cosine of 0.55 from it: b joins c at 0.5, a both at 0.55
     features = np.array(
         [[0.55, 0, np.sqrt(1 - 0.55**2)], [np.sqrt(0.75), 0.5, 0], [np.sqrt(0.75), -0.5, 0]], np.float32
     )

@@ -1,4 +1,4 @@
-"""Phase 1 on real photographs and on the smallest and plainest ones: what holds for every record, whatever the settings."""
+"""Phase 1 on real photographs and on the smallest and plainest ones: properties of every record under all settings."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def pairwise_ious(masks):
 
 
 def check_record(record, cover=0.9):
-    """What holds for every record written at working size."""
+    """Check the properties of every record at working size."""
     masks = decoded(record)
     assert [a.id for a in record.annotations] == list(range(1, len(masks) + 1))
     scores = [a.score for a in record.annotations]

@@ -1,4 +1,4 @@
-"""The second look: where crops lie, that their masks land where they belong, and which of them are kept."""
+"""Re-clustering: boxes of crops, positions of local masks in the image, and the choice of those to keep."""
 
 from __future__ import annotations
 

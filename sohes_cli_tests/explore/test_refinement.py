@@ -1,4 +1,4 @@
-"""Refinement as a step: what every method must keep to, the filling of holes, superpixels and the protocol of CascadePSP."""
+"""Refinement as a step: the rules of every method, filled holes, superpixels and the protocol of CascadePSP."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
-from scipy import ndimage
+from mask_cases import unpacked
 
 from sohes_cli.errors import SohesError
 from sohes_cli.explore.cascade_psp import load_refiner
@@ -19,7 +16,6 @@ from sohes_cli.explore.config import RefinementConfig
 from sohes_cli.explore.refinement import refine
 from sohes_cli.explore.superpixels import superpixels
 from sohes_cli.masks.packed import PackedMasks
-from sohes_cli.masks.redraw import fill_holes, snap_to_units
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +45,7 @@ def photograph() -> NDArray[np.uint8]:
 
 
 def rough_masks() -> NDArray[np.bool_]:
-    """Each shape moved by 0 to 6 pixels, one with a hole, then one of a single pixel and one that is empty, bool [14, 53, 61]."""
+    """Each shape moved by 0 to 6 pixels, one with a hole, then a single pixel and an empty mask, bool [14, 53, 61]."""
     moved = [np.roll(shape, (step, -step), axis=(0, 1)) for step in (0, 2, 4, 6) for shape in shapes()]
     moved[2][20:26, 46:50] = False
     masks = np.zeros((14, 53, 61), dtype=bool)
@@ -60,10 +56,6 @@ def rough_masks() -> NDArray[np.bool_]:
 
 def ious(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
     return (a & b).sum(axis=(1, 2)) / np.maximum((a | b).sum(axis=(1, 2)), 1)
-
-
-def unpacked(masks: PackedMasks) -> NDArray[np.bool_]:
-    return np.array(list(masks), dtype=bool).reshape(len(masks), masks.height, masks.width)
 
 
 # Every method
@@ -132,13 +124,6 @@ def test_no_masks(method: str) -> None:
 # Holes
 
 
-@settings(max_examples=100, deadline=None)
-@given(hnp.arrays(np.bool_, st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12))))
-def test_filling_equals_scipy(masks: NDArray[np.bool_]) -> None:
-    expected = np.stack([ndimage.binary_fill_holes(mask) for mask in masks])
-    np.testing.assert_array_equal(unpacked(fill_holes(PackedMasks.from_masks(masks))), expected)
-
-
 @pytest.mark.parametrize("fill", [True, False])
 def test_holes_are_filled_only_when_asked(fill: bool) -> None:
     units = np.arange(49, dtype=np.int32).reshape(7, 7)
@@ -152,20 +137,6 @@ def test_holes_are_filled_only_when_asked(fill: bool) -> None:
 
 
 # Superpixels
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 8), st.integers(0, 100))
-def test_snapping_takes_units_by_majority(height: int, width: int, n_units: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    _, units = np.unique(rng.integers(0, n_units, (height, width)), return_inverse=True)
-    units = units.reshape(height, width).astype(np.int32)
-    masks = rng.random((4, height, width)) < 0.5
-    snapped = unpacked(snap_to_units(PackedMasks.from_masks(masks), units))
-    for mask, result in zip(masks, snapped, strict=True):
-        for unit in range(units.max() + 1):
-            inside = mask[units == unit]
-            assert (result[units == unit] == (2 * inside.sum() > inside.size)).all()
 
 
 def test_given_superpixels_are_used_and_own_ones_made() -> None:
@@ -183,7 +154,7 @@ def test_given_superpixels_are_used_and_own_ones_made() -> None:
 
 
 class FakeRefiner:
-    """Keeps what it is given, and finds the mask one pixel further right with probability 128 / 255, elsewhere 127 / 255."""
+    """Records its arguments; returns 128 / 255 in the mask moved right by a pixel, 127 / 255 elsewhere."""
 
     made: list[FakeRefiner]
 

@@ -1,4 +1,6 @@
-"""Worker processes: they give what one process gives, hold few photographs at a time, stop when asked, and fail with a reason."""
+"""Worker processes: they give what one process gives, hold few photographs at a time, stop when asked, and fail with a
+reason.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import pytest
 
 from sohes_cli.errors import UsageError
 from sohes_cli.explore.config import explore_config
-from sohes_cli.explore.runner import Job, explore_names
-from sohes_cli.runs.progress import Done, Summary
+from sohes_cli.explore.runner import ExploreJob, explore_names
+from sohes_cli.runs.labeling import LabelingOutcome, PhotographResult
 from sohes_cli.runs.step_times import StepTimes
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class Counted:
     def __init__(self, names: list[str]) -> None:
         self.names = names
         self.drawn = 0
-        self.done: list[Done] = []
+        self.done: list[PhotographResult] = []
         self.most_in_flight = 0
 
     def __iter__(self) -> Iterator[str]:
@@ -37,7 +39,7 @@ class Counted:
             self.most_in_flight = max(self.most_in_flight, self.drawn - len(self.done))
             yield name
 
-    def report(self, done: Done) -> None:
+    def report(self, done: PhotographResult) -> None:
         self.done.append(done)
 
 
@@ -47,8 +49,8 @@ def names(photos: Path) -> list[str]:
 
 
 @pytest.fixture
-def job(photos: Path, out: Path) -> Job:
-    return Job(photos, out, explore_config())
+def job(photos: Path, out: Path) -> ExploreJob:
+    return ExploreJob(photos, out, explore_config())
 
 
 def started(before: set[int | None]) -> list[BaseProcess]:
@@ -62,12 +64,12 @@ def before() -> set[int | None]:
     return {child.pid for child in multiprocessing.active_children()}
 
 
-def written(job: Job, labels_of: Callable) -> dict[str, bytes]:
+def written(job: ExploreJob, labels_of: Callable) -> dict[str, bytes]:
     return labels_of(job.labels) if job.labels.exists() else {}
 
 
 def test_two_workers_write_what_one_process_writes_and_hold_few_photographs(
-    job: Job, names: list[str], reference: dict, labels_of: Callable, before: set[int | None]
+    job: ExploreJob, names: list[str], reference: dict, labels_of: Callable, before: set[int | None]
 ) -> None:
     counted = Counted(names)
     explore_names(job, counted, WORKERS, counted.report)
@@ -75,12 +77,13 @@ def test_two_workers_write_what_one_process_writes_and_hold_few_photographs(
     assert sorted(done.name for done in counted.done) == names
     assert counted.most_in_flight <= WORKERS + 1
     assert all(
-        {"reading", "features", "merging", "hierarchy", "writing"} <= set(done.seconds.seconds) for done in counted.done
+        {"reading", "features", "merging", "hierarchy", "writing"} <= set(done.step_times.seconds)
+        for done in counted.done
     )
     assert not started(before)
 
 
-def test_a_stop_is_heeded_in_one_process(job: Job, names: list[str], labels_of: Callable) -> None:
+def test_a_stop_is_heeded_in_one_process(job: ExploreJob, names: list[str], labels_of: Callable) -> None:
     counted = Counted(names)
     explore_names(job, counted, 1, counted.report, stopped=lambda: len(counted.done) >= 2)
     assert [done.name for done in counted.done] == names[:2]
@@ -92,15 +95,15 @@ def test_an_error_of_a_worker_reaches_the_main_process_with_its_hint(
 ) -> None:
     config = explore_config(flags={"features.backbone": "color-texture", "features.weights": "none.pth"})
     with pytest.raises(UsageError, match="color-texture has no weights") as caught:
-        explore_names(Job(photos, out, config), ["b-face.png"], WORKERS, lambda _: None)
+        explore_names(ExploreJob(photos, out, config), ["b-face.png"], WORKERS, lambda _: None)
     assert caught.value.hint
     assert not started(before)
 
 
-def test_a_second_interruption_kills_the_workers(job: Job, names: list[str], before: set[int | None]) -> None:
+def test_a_second_interruption_kills_the_workers(job: ExploreJob, names: list[str], before: set[int | None]) -> None:
     workers = []
 
-    def interrupt(_: Done) -> None:
+    def interrupt(_: PhotographResult) -> None:
         workers.extend(started(before))
         raise KeyboardInterrupt
 
@@ -114,10 +117,10 @@ def test_a_second_interruption_kills_the_workers(job: Job, names: list[str], bef
     )  # the pool terminates who outlives the first
 
 
-def test_a_summary_counts_masks_seconds_and_failures() -> None:
-    summary = Summary()
-    summary.add(Done("a.jpg", 3, StepTimes({"reading": 1.0})))
-    summary.add(Done("b.jpg", 4, StepTimes({"reading": 2.0, "merging": 0.5})))
-    summary.add(Done("c.jpg", error="c.jpg is empty."))
-    assert (summary.images, summary.masks, summary.failed) == (2, 7, [("c.jpg", "c.jpg is empty.")])
-    assert summary.seconds.seconds == {"reading": 3.0, "merging": 0.5}
+def test_an_outcome_counts_masks_seconds_and_failures(tmp_path: Path) -> None:
+    outcome = LabelingOutcome(tmp_path, total=4, done_before=0)
+    outcome.add(PhotographResult("a.jpg", 3, StepTimes({"reading": 1.0})))
+    outcome.add(PhotographResult("b.jpg", 4, StepTimes({"reading": 2.0, "merging": 0.5})))
+    outcome.add(PhotographResult("c.jpg", error="c.jpg is empty."))
+    assert (outcome.images, outcome.masks, outcome.failed, outcome.left) == (2, 7, [("c.jpg", "c.jpg is empty.")], 1)
+    assert outcome.step_times.seconds == {"reading": 3.0, "merging": 0.5}

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from sohes_cli.masks.compare import mask_ious
 from sohes_cli.masks.packed import PackedMasks
 
 SIZES = [(1, 1), (1, 9), (9, 1), (8, 8), (16, 4), (7, 13), (65, 3), (3, 65), (64, 64), (37, 53), (130, 70)]
@@ -57,17 +56,6 @@ def test_areas_boxes_and_intersections_are_those_of_the_pixels(height, width):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         expected = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if mask.any() else [0, 0, 0, 0]
         assert box.tolist() == expected
-
-
-def test_ious_are_those_of_the_pixels_and_those_of_nothing_are_0():
-    a, b = np.random.default_rng(5).random((2, 4, 9, 13)) < 0.4
-    a[0], b[0] = False, False
-    found = mask_ious(PackedMasks.from_masks(a).bits, PackedMasks.from_masks(b).bits)
-    expected = [[(x & y).sum() / max((x | y).sum(), 1) for y in b] for x in a]
-    np.testing.assert_array_equal(found, expected)
-    own = mask_ious(PackedMasks.from_masks(a).bits)
-    np.testing.assert_array_equal(np.diag(own), [0, 1, 1, 1])
-    np.testing.assert_array_equal(own, own.T)
 
 
 @pytest.mark.parametrize("pixel", [(0, 0), (69, 0), (0, 89), (69, 89), (31, 64), (63, 1)])

@@ -1,4 +1,4 @@
-"""Masks in COCO's forms: equal to pycocotools on every sound one, and a reason for every damaged one that leaves the others alone."""
+"""Masks in COCO's forms: equal to pycocotools, and a reason for every damaged one that does not affect the others."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pixels(runs, n):
 
 
 def is_joined(runs, n):
-    """Whether the mask's intervals are apart from each other."""
+    """True if no two intervals of the mask touch."""
     kept = slice(runs.offsets[n], runs.offsets[n + 1])
     return bool((runs.ends[kept][:-1] < runs.starts[kept][1:]).all())
 

@@ -1,4 +1,4 @@
-"""A backbone as a part of the package: found by name, checked by its hash, and refused where it is missing or another."""
+"""A backbone inside the package: found by name, checked by its hash, refused if missing or damaged."""
 
 from __future__ import annotations
 
@@ -75,6 +75,6 @@ def test_a_damaged_or_missing_one_is_refused(shipped: Path) -> None:
 @pytest.mark.parametrize("flag", ["--backbone", "--weights"])
 def test_a_version_without_one_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
     monkeypatch.setattr(bundled, "BACKBONE", replace(bundled.BACKBONE, sha256=""))
-    with pytest.raises(UsageError, match=f"{flag} bundled: .* no backbone of its own") as caught:
+    with pytest.raises(UsageError, match=f"{flag} bundled: .* contains no backbone") as caught:
         find_backbone("bundled", flag)
     assert "sohes pretrain" in caught.value.hint

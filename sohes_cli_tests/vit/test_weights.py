@@ -90,7 +90,7 @@ def test_loading_leaves_the_given_state_as_it_is() -> None:
 
 
 def dinov2_layout(state: State) -> State:
-    """What facebookresearch/dinov2 publishes: register_tokens, a mask token, a position embedding for the class token."""
+    """Layout of facebookresearch/dinov2: register_tokens, a mask token, a position embedding of the class token."""
     given = {k.replace("reg_token", "register_tokens"): v for k, v in state.items()}
     class_position = torch.full_like(state["cls_token"], 0.5)
     given["cls_token"] = state["cls_token"] - class_position
@@ -99,7 +99,7 @@ def dinov2_layout(state: State) -> State:
 
 
 def dinov3_layout(state: State) -> State:
-    """What facebookresearch/dinov3 publishes: storage_tokens, ls1.gamma, rope periods, a masked bias of zeros."""
+    """Layout of facebookresearch/dinov3: storage_tokens, ls1.gamma, rope periods, a masked bias of zeros."""
     names = {"reg_token": "storage_tokens", "gamma_1": "ls1.gamma", "gamma_2": "ls2.gamma"}
     given = {}
     for key, value in state.items():
