@@ -1,1 +1,1 @@
-"""The label store: one JSON record an image, a manifest beside them, and their export to COCO."""
+"""Labels: the store of one JSON record per image and a manifest, COCO export, and sources in any format."""

@@ -1,8 +1,8 @@
-"""Export of a label store to one COCO JSON file, for the tools that read COCO.
+"""Export of a label store to one COCO JSON file.
 
-Ids become unique over the whole file: images count from 1 in the order of their names, annotations from 1 in the order of their
-records, and `parent` names an annotation of the file. `score`, `level` and `parent` are kept; readers of COCO ignore what they
-do not know. Records are read and written one at a time, so memory does not grow with the number of masks.
+Ids are unique over the whole file: images count from 1 in the order of their names, annotations from 1 in the order of
+their records, and `parent` is the id of an annotation of the file. `score`, `level` and `parent` are kept; readers of
+COCO ignore unknown keys. Records are read and written one at a time, so memory does not grow with the number of masks.
 """
 
 from __future__ import annotations
@@ -32,21 +32,18 @@ _CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 
 @dataclass(frozen=True)
 class CocoSummary:
-    """How much an exported file holds."""
+    """Numbers of images and annotations of an exported file."""
 
     images: int
     annotations: int
 
 
 def export_coco(store: LabelStore, out: Path) -> CocoSummary:
-    """Write all records of a store to one COCO file, replacing one that exists.
-
-    Args:
-        store: the label store.
-        out: the file to write; it appears whole or not at all.
+    """Write all records of a store to one COCO file, which appears whole or not at all and replaces an existing one.
 
     Raises:
-        StoreError: if a record is corrupt, a mask's area or box is not that of its run lengths, or the file cannot be written.
+        StoreError: if a record is corrupt, a mask's area or box differs from its run lengths, or the file cannot be
+            written.
     """
     export = _Export(store)
     write_atomically(out, export.chunks())
@@ -54,7 +51,7 @@ def export_coco(store: LabelStore, out: Path) -> CocoSummary:
 
 
 class _Export:
-    """One walk over the store: the annotations as they are read, then the images from the sizes seen on the way."""
+    """One pass over the store: the annotations on the way, then the images from the sizes seen."""
 
     def __init__(self, store: LabelStore) -> None:
         self.store = store
@@ -64,9 +61,9 @@ class _Export:
 
     def chunks(self) -> Iterator[bytes]:
         yield f'{{"info":{_dumps(_INFO)},"licenses":[],"categories":{_dumps(_CATEGORIES)},"annotations":['.encode()
-        yield from _join(self._annotation_objects())
+        yield from _joined(self._annotation_objects())
         yield b'],"images":['
-        yield from _join(self._image_objects())
+        yield from _joined(self._image_objects())
         yield b"]}\n"
 
     def _annotation_objects(self) -> Iterator[dict[str, Any]]:
@@ -100,25 +97,20 @@ def _annotation_object(annotation: Annotation, ids: dict[int, int], image_id: in
 
 
 def _check_extent(record: LabelRecord, annotation: Annotation) -> None:
-    """Refuse a mask that is not what its record says: readers of the file trust area and box."""
+    """Refuse a mask whose area or box differs from its run lengths: readers of the file trust both."""
     try:
-        area, box = mask_extent(annotation.segmentation)
-        reason = f"its mask has area {area} and box {list(box)}, the record says {annotation.area} and {list(annotation.bbox_xywh)}"
-        is_right = (area, box) == (annotation.area, annotation.bbox_xywh)
+        found, stated = mask_extent(annotation.segmentation), (annotation.area, annotation.bbox_xywh)
+        if found != stated:
+            shown = [f"area {area} and box {list(box)}" for area, box in (found, stated)]
+            raise ValueError(f"its mask has {shown[0]}, the record states {shown[1]}")
     except ValueError as error:
-        reason, is_right = str(error), False
-    if not is_right:
-        raise StoreError(
-            f"The record of {record.file_name} is corrupt: annotation {annotation.id}: {reason}.",
-            "Delete it and run `sohes explore` again to rewrite it.",
-        )
+        message = f"The record of {record.file_name} is corrupt: annotation {annotation.id}: {error}."
+        raise StoreError(message, "Delete it and run `sohes explore` again to rewrite it.") from error
 
 
-def _join(objects: Iterator[dict[str, Any]]) -> Iterator[bytes]:
-    separator = ""
-    for value in objects:
-        yield (separator + _dumps(value)).encode()
-        separator = ",\n"
+def _joined(objects: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    for i, value in enumerate(objects):
+        yield ((",\n" if i else "") + _dumps(value)).encode()
 
 
 def _dumps(value: Any) -> str:

@@ -1,8 +1,8 @@
-"""Where each object of a large JSON file stands, so that a few can be read without holding the rest.
+"""Byte positions of the elements of a large JSON file, so that a few are parsed without loading the rest.
 
-A COCO result file of 5,000 images with 1,000 masks each has some gigabytes, several times that once parsed. One pass over its bytes
-finds where each element of an array begins and ends and the integer behind one of its keys; after that the elements of
-an image are parsed alone. The pass follows strings and brackets only; what is wrong inside an element shows when it is parsed.
+A COCO result file of 5,000 images with 1,000 masks each has 2 GB, and several times that once parsed. One pass over its
+bytes finds the begin and end of each element of an array and the integer at one of its keys; the elements of one image
+are then parsed alone. The pass follows strings and brackets only: damage inside an element shows when it is parsed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from sohes_cli.errors import DatasetError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
 __all__ = ["ABSENT", "INTEGER", "OTHER", "JsonFile"]
 
 ABSENT, INTEGER, OTHER = 0, 1, 2
-"""What `integers` found behind a key: nothing, an integer, or a value of another kind."""
+"""Results of `JsonFile.integers`: no value at the key, an integer, a value of another kind."""
 
 _TAB, _NEWLINE, _RETURN, _SPACE = 9, 10, 13, 32
 _QUOTE, _COMMA, _MINUS, _ZERO, _NINE, _COLON, _BACKSLASH = 34, 44, 45, 48, 57, 58, 92
 _OPEN_ARRAY, _CLOSE_ARRAY, _OPEN_OBJECT, _CLOSE_OBJECT = 91, 93, 123, 125
-_OPEN_TO_CLOSE = 2  # from a bracket's code to that of its partner, for both kinds
+_OPEN_TO_CLOSE = 2  # closing minus opening bracket, of both kinds
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MOST_DIGITS = 18
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
 class JsonFile:
-    """A JSON file mapped into memory.
+    """A memory-mapped JSON file.
 
     Args:
         path: the file, for error messages.
-        data: its bytes, uint8 [P], read by the system as they are needed.
+        data: its bytes, uint8 [P].
     """
 
     path: Path
@@ -57,31 +58,28 @@ class JsonFile:
         try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise DatasetError(
-                    f"{path} is no regular file.",
-                    "Write its content to a file, which is read in several places at once.",
-                )
+                hint = "Write its content to a file, which is read in several places at once."
+                raise DatasetError(f"{path} is not a regular file.", hint)
             if not status.st_size:
                 raise DatasetError(f"{path} is empty.", "Give a COCO annotation or result file.")
             return cls(path, np.memmap(path, np.uint8, mode="r").view(np.ndarray))
         except OSError as error:
-            raise DatasetError(
-                f"{path} cannot be read: {error.strerror}.", "Give a file that exists and that you may read."
-            ) from error
+            hint = "Give a file that exists and that you may read."
+            raise DatasetError(f"{path} cannot be read: {error.strerror}.", hint) from error
 
     @property
     def start(self) -> int:
-        """Position of the first byte that is neither space nor byte order mark."""
+        """Position of the first byte after byte order mark and white space."""
         begin = len(_BYTE_ORDER_MARK) if self.data[:3].tobytes() == _BYTE_ORDER_MARK else 0
         return int(_skip_space(self.data, begin))
 
     def is_array(self, position: int | None = None) -> bool:
-        """Whether an array begins at a byte; by default at the file's top, as in a result file."""
+        """True if an array begins at `position`, by default at the top of the file (a COCO result file)."""
         begin = self.start if position is None else position
         return begin < len(self.data) and int(self.data[begin]) == _OPEN_ARRAY
 
     def elements(self, start: int) -> NDArray[np.int64]:
-        """The spans of an array's elements, or of an object's members with their keys.
+        """Find the elements of an array, or the members of an object with their keys.
 
         Args:
             start: position of the opening bracket.
@@ -90,62 +88,66 @@ class JsonFile:
             Begin and end of each, int64 [N, 2].
 
         Raises:
-            DatasetError: if there is no bracket there, it is never closed or by another kind, a comma lacks a value on one side, or
-                the file goes on behind its outermost bracket.
+            DatasetError: if no bracket opens at `start`, the closing one is missing or of the other kind, a comma lacks
+                a value on one side, or data follows the outermost bracket.
         """
         if start >= len(self.data) or int(self.data[start]) not in (_OPEN_ARRAY, _OPEN_OBJECT):
-            raise self.damaged(start, "an array or an object should begin here")
+            raise self.damaged(start, "expected an array or an object")
         spans, end = _children(self.data, start)
         if end >= len(self.data):
             raise self.damaged(len(self.data), "the file ends too early")
         if int(self.data[end]) != int(self.data[start]) + _OPEN_TO_CLOSE:
             raise self.damaged(end, "a comma without a value on both sides, or the wrong closing bracket")
-        behind = int(_skip_space(self.data, end + 1))
-        if start == self.start and behind < len(self.data):  # two files joined, for instance
-            raise self.damaged(behind, "the file should end here")
+        after = int(_skip_space(self.data, end + 1))
+        if start == self.start and after < len(self.data):  # two concatenated files, for example
+            raise self.damaged(after, "expected the end of the file")
         return spans
 
-    def members(self) -> dict[str, NDArray[np.int64]]:
-        """For each key of the object at the file's top the span of its value, int64 [2].
+    def members(self) -> dict[str, tuple[int, int]]:
+        """Find the members of the object at the top of the file: begin and end of the value of each key.
 
         Raises:
-            DatasetError: if the file holds no object, or is damaged.
+            DatasetError: if the file is damaged or holds no object.
         """
-        found: dict[str, NDArray[np.int64]] = {}
+        found: dict[str, tuple[int, int]] = {}
         for begin, end in self.elements(self.start).tolist():
             quote = int(_string_end(self.data, begin)) if int(self.data[begin]) == _QUOTE else -1
             colon = int(_skip_space(self.data, quote + 1)) if quote > 0 else end
             if colon >= end or int(self.data[colon]) != _COLON:
-                raise self.damaged(begin, "a key and a colon should stand here")
+                raise self.damaged(begin, "expected a key and a colon")
             value = int(_skip_space(self.data, colon + 1))
             if value >= end:
-                raise self.damaged(colon, "a value should stand behind the colon")
-            found[str(self._parsed(begin, quote + 1))] = np.array([value, end])
+                raise self.damaged(colon, "expected a value after the colon")
+            found[str(self.parse((begin, quote + 1)))] = value, end
         return found
 
     def integers(self, spans: NDArray[np.int64], key: str) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-        """The integers that objects have behind one key.
+        """Read the integer at one key of many objects.
 
         Args:
-            spans: where the objects stand, int64 [N, 2].
-            key: a key of plain letters.
+            spans: begin and end of the objects, int64 [N, 2].
+            key: a key without characters that JSON escapes.
 
         Returns:
-            The values, int64 [N], 0 where there is none, and what was found, uint8 [N]: ABSENT, INTEGER or OTHER.
+            The values, int64 [N], 0 where no integer is found, and their kinds, uint8 [N]: ABSENT, INTEGER or OTHER.
         """
         values, found = _integers(self.data, spans, np.frombuffer(key.encode(), np.uint8))
         return values, found
 
-    def parse(self, span: NDArray[np.int64]) -> Any:
-        """The value in a span.
+    def parse(self, span: Sequence[int] | NDArray[np.int64]) -> Any:
+        """Parse the value in a span, begin and end.
 
         Raises:
             DatasetError: if it is not JSON.
         """
-        return self._parsed(int(span[0]), int(span[1]))
+        begin, end = map(int, span)
+        try:
+            return json.loads(self.data[begin:end].tobytes())
+        except (ValueError, RecursionError) as error:
+            raise self.damaged(begin, f"{error}") from error
 
     def parse_all(self, spans: NDArray[np.int64]) -> list[Any]:
-        """The values in several spans [N, 2].
+        """Parse the values in several spans, int64 [N, 2].
 
         Raises:
             DatasetError: if one is not JSON.
@@ -155,19 +157,12 @@ class JsonFile:
             values = json.loads(b"[%b]" % b",".join(parts))  # several times as fast as one by one
         except (ValueError, RecursionError):
             values = []
-        return values if len(values) == len(parts) else [self._parsed(begin, end) for begin, end in spans.tolist()]
+        return values if len(values) == len(parts) else [self.parse(span) for span in spans]
 
     def damaged(self, position: int, reason: str) -> DatasetError:
-        """The error for what is wrong at a byte of the file."""
-        return DatasetError(
-            f"{self.path} is not valid JSON: {reason} (byte {position}).", "Write or download it again."
-        )
-
-    def _parsed(self, begin: int, end: int) -> Any:
-        try:
-            return json.loads(self.data[begin:end].tobytes())
-        except (ValueError, RecursionError) as error:
-            raise self.damaged(begin, f"{error}") from error
+        """Make the error of a damaged byte."""
+        message = f"{self.path} is not valid JSON: {reason} (byte {position})."
+        return DatasetError(message, "Write or download it again.")
 
 
 _compiled = numba.njit(cache=True, nogil=True)
@@ -175,7 +170,7 @@ _compiled = numba.njit(cache=True, nogil=True)
 
 @_compiled
 def _skip_space(data: NDArray[np.uint8], position: int) -> int:
-    """The first byte from here on that is not white space."""
+    """Return the position of the first byte from `position` on that is not white space."""
     while position < data.shape[0] and data[position] in (_SPACE, _NEWLINE, _RETURN, _TAB):
         position += 1
     return position
@@ -183,26 +178,28 @@ def _skip_space(data: NDArray[np.uint8], position: int) -> int:
 
 @_compiled
 def _string_end(data: NDArray[np.uint8], quote: int) -> int:
-    """The closing quote of the string that opens at `quote`; the file's length if there is none."""
-    position = quote + 1
-    while position < data.shape[0] and data[position] != _QUOTE:
-        position += 2 if data[position] == _BACKSLASH else 1
-    return int(min(position, data.shape[0]))
+    """Return the position of the quote that closes the string opened at `quote`, or the file's length."""
+    position, n_bytes = quote + 1, data.shape[0]
+    while position < n_bytes:
+        byte = data[position]
+        if byte == _QUOTE:
+            return position
+        position += 2 if byte == _BACKSLASH else 1
+    return int(n_bytes)
 
 
 @_compiled
 def _children(data: NDArray[np.uint8], start: int) -> tuple[NDArray[np.int64], int]:
-    """Spans of what stands between the commas of the bracket that opens at `start`, and where it closes.
+    """Find the spans between the commas of the bracket opened at `start`, int64 [N, 2], and its closing bracket.
 
-    Instead of the latter the position of the first comma without a value on both sides, or the file's length if nothing closes.
+    In place of the latter: the first comma without a value on both sides, or the file's length if nothing closes.
     """
     spans = np.empty((1024, 2), np.int64)
     count, depth, begin, last, comma = 0, 1, -1, -1, -1
     position = start + 1
     while position < data.shape[0]:
         byte = data[position]
-        at_end = depth == 1 and byte in (_COMMA, _CLOSE_ARRAY, _CLOSE_OBJECT)
-        if at_end:
+        if depth == 1 and byte in (_COMMA, _CLOSE_ARRAY, _CLOSE_OBJECT):
             if begin < 0 and (byte == _COMMA or count):
                 return spans[:count].copy(), position if byte == _COMMA else comma
             if begin >= 0:
@@ -231,30 +228,29 @@ def _children(data: NDArray[np.uint8], start: int) -> tuple[NDArray[np.int64], i
 def _integers(
     data: NDArray[np.uint8], spans: NDArray[np.int64], key: NDArray[np.uint8]
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
-    """For each object the integer behind its first key of this name, and what was found there."""
+    """Read the integer at the first `key` of each object, and its kind."""
     values, found = np.zeros(spans.shape[0], np.int64), np.zeros(spans.shape[0], np.uint8)
     for n in range(spans.shape[0]):
-        value = _value_position(data, spans[n, 0], spans[n, 1], key)
-        if value >= 0:
-            values[n], is_integer = _integer_at(data, value)
+        position = _value_position(data, spans[n, 0], spans[n, 1], key)
+        if position >= 0:
+            values[n], is_integer = _integer_at(data, position)
             found[n] = INTEGER if is_integer else OTHER
     return values, found
 
 
 @_compiled
 def _value_position(data: NDArray[np.uint8], begin: int, end: int, key: NDArray[np.uint8]) -> int:
-    """Where the value of a key of the object in begin..end - 1 starts, or -1."""
+    """Return the position of the value at a key of the object in begin..end - 1, or -1."""
     depth, expects_key = 0, False
     end = min(end, data.shape[0])
     position = begin if begin < end and data[begin] == _OPEN_OBJECT else end
     while position < end:
         byte = data[position]
         if byte == _QUOTE:
-            close = _string_end(data, position)
-            if expects_key and depth == 1 and _equals(data, position + 1, close, key):
-                return _skip_space(data, _skip_space(data, close + 1) + 1)
+            first, position = position + 1, _string_end(data, position)
+            if expects_key and depth == 1 and position - first == key.shape[0] and np.all(data[first:position] == key):
+                return _skip_space(data, _skip_space(data, position + 1) + 1)
             expects_key = False
-            position = close
         elif byte in (_OPEN_ARRAY, _OPEN_OBJECT):
             depth += 1
             expects_key = byte == _OPEN_OBJECT
@@ -267,17 +263,12 @@ def _value_position(data: NDArray[np.uint8], begin: int, end: int, key: NDArray[
 
 
 @_compiled
-def _equals(data: NDArray[np.uint8], begin: int, end: int, key: NDArray[np.uint8]) -> bool:
-    return end - begin == key.shape[0] and bool(np.all(data[begin:end] == key))
-
-
-@_compiled
 def _integer_at(data: NDArray[np.uint8], position: int) -> tuple[int, bool]:
-    """The integer that starts here, and whether it is one and ends as JSON's do."""
+    """Read the integer at a position; False if it is none, has too many digits or ends unlike JSON's."""
     is_negative = position < data.shape[0] and data[position] == _MINUS
     first = position + 1 if is_negative else position
     value, position = np.int64(0), first
-    while position < data.shape[0] and _ZERO <= data[position] <= _NINE and position - first < _MOST_DIGITS:
+    while position < data.shape[0] and _ZERO <= data[position] <= _NINE and position - first < _MAX_DIGITS:
         value = value * 10 + np.int64(data[position] - _ZERO)
         position += 1
     after = _skip_space(data, position)

@@ -1,4 +1,4 @@
-"""A label record from masks, scores and a forest: what phase 1 and a trained model both end with."""
+"""Label records from masks, scores and a forest: the last step of phase 1 and of a trained model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from sohes_cli.masks.packed import PackedMasks
-    from sohes_cli.structures import Forest, Rle
+    from sohes_cli.structures import Forest
 
 __all__ = ["label_record"]
 
@@ -23,7 +23,7 @@ _SCORE_DIGITS = 6
 def label_record(
     name: str, height: int, width: int, masks: PackedMasks, scores: NDArray[np.float64], forest: Forest
 ) -> LabelRecord:
-    """The record of one image.
+    """Make the record of one image: annotations in the order of the masks, ids from 1.
 
     Args:
         name: path of the image relative to the image folder, with forward slashes.
@@ -31,27 +31,14 @@ def label_record(
         width: its columns, likewise.
         masks: N masks, best first.
         scores: float64 [N], rounded to six digits here.
-        forest: which mask is part of which.
-
-    Returns:
-        Annotations in the order of the masks, ids from 1.
+        forest: parents of the N masks.
     """
-    levels = forest.levels
-    annotations = tuple(
-        Annotation(
-            id=i + 1,
-            segmentation=rle,
-            area=int(coco_mask.area(rle)),
-            bbox_xywh=_box_xywh(rle),
-            score=round(float(scores[i]), _SCORE_DIGITS),
-            level=levels[i],
-            parent=None if forest.parents[i] < 0 else forest.parents[i] + 1,
-        )
-        for i, rle in enumerate(masks.encode(height, width))
-    )
-    return LabelRecord(name, height, width, annotations)
-
-
-def _box_xywh(rle: Rle) -> tuple[int, int, int, int]:
-    x, y, w, h = (int(v) for v in coco_mask.toBbox(rle))
-    return x, y, w, h
+    annotations = []
+    for i, (rle, parent, level) in enumerate(
+        zip(masks.encode(height, width), forest.parents, forest.levels, strict=True)
+    ):
+        x, y, w, h = map(int, coco_mask.toBbox(rle))
+        score = round(float(scores[i]), _SCORE_DIGITS)
+        parent_id = None if parent < 0 else parent + 1
+        annotations.append(Annotation(i + 1, rle, int(coco_mask.area(rle)), (x, y, w, h), score, level, parent_id))
+    return LabelRecord(name, height, width, tuple(annotations))

@@ -1,7 +1,7 @@
-"""Labels from any file of the field, one image at a time: a label folder, a COCO annotation file or a COCO result file.
+"""Labels in any format of the field, one image at a time: a label folder, a COCO annotation file or a COCO result file.
 
-A source knows its images and, for each, where its annotations stand; these are loaded by whoever works on the image, in any process.
-Annotations are given as COCO's own objects. Duplicates are refused here, since no program could say which one counts.
+A source knows its images and the location of each image's annotations, which any process can load. Annotations are
+COCO's own objects. Duplicate ids are refused when a source is opened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ImageEntry", "ImageId", "LabelSource", "Location", "open_source"]
+__all__ = ["ImageEntry", "ImageId", "LabelSource", "Location", "open_label_source"]
 
 ImageId = int | float | str
 Kind = Literal["label folder", "annotation file", "result file"]
@@ -37,13 +37,13 @@ Kind = Literal["label folder", "annotation file", "result file"]
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """An image that a source has labels of, as far as the source knows it.
+    """An image of a source.
 
     Args:
         id: COCO's image id; None in a label folder.
         file_name: path below the image folder; None in a result file.
-        height: rows, 0 if the source does not say.
-        width: columns, 0 if the source does not say.
+        height: rows; 0 if unknown.
+        width: columns; 0 if unknown.
     """
 
     id: ImageId | None
@@ -57,12 +57,12 @@ class ImageEntry:
 
 @dataclass(frozen=True)
 class Location:
-    """Where the annotations of one image stand.
+    """Location of the annotations of one image.
 
     Args:
         path: the file.
-        spans: begin and end of each annotation in it, int64 [N, 2]; None if the file is the record of this image alone.
-        file_name: the image that such a record must be of.
+        spans: begin and end of each annotation, int64 [N, 2]; None if the file is the record of this image.
+        file_name: the image that the record must name.
     """
 
     path: Path
@@ -70,10 +70,10 @@ class Location:
     file_name: str | None = None
 
     def load(self) -> list[dict[str, Any]]:
-        """The annotations as COCO's objects.
+        """Read the annotations as COCO's objects.
 
         Raises:
-            DatasetError: if they cannot be read, are no objects, or a record is that of another image.
+            DatasetError: if they cannot be read or are no objects, or the record names another image.
         """
         if self.spans is None:
             annotations = _record_annotations(self.path, self.file_name)
@@ -90,11 +90,11 @@ class LabelSource:
 
     Args:
         path: the folder or file.
-        kind: what it is.
-        images: its images, in the order of their ids, or of their names in a label folder.
-        locations: for each image its annotations.
-        info: what an annotation file says of itself, such as the data set that it was converted from.
-        n_annotations: all annotations; 0 for a label folder, whose records have not been read.
+        kind: its format.
+        images: sorted by id, in a label folder by name.
+        locations: the location of each image's annotations.
+        info: the object `info` of an annotation file.
+        n_annotations: number of all annotations; 0 for a label folder, whose records are not read.
     """
 
     path: Path
@@ -105,9 +105,10 @@ class LabelSource:
     n_annotations: int = 0
 
     def record(self, index: int) -> LabelRecord:
-        """The labels of one image with all fields of a record.
+        """Read the labels of one image as a record.
 
-        Crowd regions are left out and parts of one become roots; a missing score is 1; annotations without ids are numbered from 1.
+        Crowd regions are left out, and parts of one become roots. A missing score is 1. Annotations without ids are
+        numbered from 1.
 
         Raises:
             StoreError, DatasetError: if the annotations cannot be read or contradict each other.
@@ -116,18 +117,17 @@ class LabelSource:
         if self.kind == "label folder":
             return LabelStore(self.path).read(str(image.file_name))
         if image.file_name is None:
-            raise DatasetError(
-                f"{self.path} does not name its images.", "Give a label folder or a COCO annotation file."
-            )
+            hint = "Give a label folder or a COCO annotation file."
+            raise DatasetError(f"{self.path} does not name its images.", hint)
         return _label_record(self.path, image, self.locations[index].load())
 
 
-def open_source(path: Path) -> LabelSource:
+def open_label_source(path: Path) -> LabelSource:
     """Open a label folder, a COCO annotation file or a COCO result file.
 
     Raises:
         StoreError: if a folder is no label folder.
-        DatasetError: if a file is missing, of another format or damaged, or holds an image or annotation id twice.
+        DatasetError: if a file is missing, of another format or damaged, or has a duplicate image or annotation id.
     """
     if os.path.isdir(path):  # noqa: PTH112 (a Path's method raises where the name is too long)
         read_manifest(path)
@@ -141,33 +141,31 @@ def open_source(path: Path) -> LabelSource:
 
 def _annotation_source(file: JsonFile) -> LabelSource:
     members = file.members()
-    missing = [
-        key for key in ("images", "annotations") if key not in members or not file.is_array(int(members[key][0]))
-    ]
-    if missing:
-        raise DatasetError(
-            f"{file.path} is not a COCO annotation file: it has no list of {missing[0]}.",
-            "Give a COCO annotation file, a COCO result file (a list of masks) or a label folder.",
-        )
-    images = sorted(
-        (_image_entry(file, item) for item in file.parse_all(file.elements(int(members["images"][0])))), key=_sort_key
-    )
-    _refuse_twice(file.path, "image id", (image.id for image in images))
-    _refuse_twice(file.path, "image", (image.file_name for image in images))
-    spans = file.elements(int(members["annotations"][0]))
-    _refuse_annotation_ids(file, spans)
+    for key in ("images", "annotations"):
+        if key not in members or not file.is_array(members[key][0]):
+            raise DatasetError(
+                f"{file.path} is not a COCO annotation file: it has no list of {key}.",
+                "Give a COCO annotation file, a COCO result file (a list of masks) or a label folder.",
+            )
+    items = file.parse_all(file.elements(members["images"][0]))
+    images = sorted((_image_entry(file, item) for item in items), key=lambda image: _id_order(image.id))
+    _refuse_duplicates(file.path, "image id", (image.id for image in images))
+    _refuse_duplicates(file.path, "image", (image.file_name for image in images))
+    spans = file.elements(members["annotations"][0])
+    _check_annotation_ids(file, spans)
     info = file.parse(members["info"]) if "info" in members else {}
-    grouped = _by_image(file, spans, [image.id for image in images if image.id is not None])
+    locations = _locations(file, spans, [image.id for image in images], _image_ids(file, spans))
     return LabelSource(
-        file.path, "annotation file", images, grouped, info if isinstance(info, dict) else {}, len(spans)
+        file.path, "annotation file", images, locations, info if isinstance(info, dict) else {}, len(spans)
     )
 
 
 def _result_source(file: JsonFile) -> LabelSource:
     spans = file.elements(file.start)
-    ids = sorted(_distinct_image_ids(file, spans), key=lambda i: (isinstance(i, str), i))
+    values, others = image_ids = _image_ids(file, spans)
+    ids = sorted({*np.unique(np.delete(values, list(others))).tolist(), *others.values()}, key=_id_order)
     images = [ImageEntry(i, None) for i in ids]
-    return LabelSource(file.path, "result file", images, _by_image(file, spans, ids), {}, len(spans))
+    return LabelSource(file.path, "result file", images, _locations(file, spans, ids, image_ids), {}, len(spans))
 
 
 def _image_entry(file: JsonFile, item: Any) -> ImageEntry:
@@ -175,11 +173,12 @@ def _image_entry(file: JsonFile, item: Any) -> ImageEntry:
         image_id, height, width = item["id"], int(item["height"]), int(item["width"])
         if not _is_id(image_id) or height <= 0 or width <= 0 or height * width > MOST_PIXELS:
             raise ValueError(f"id {image_id!r}, height {height}, width {width}")
-        return ImageEntry(image_id, str(item.get("file_name") or _url_name(item)), height, width)
+        # LVIS names its images by address alone: the file and its folder
+        name = item.get("file_name") or "/".join(str(item.get("coco_url") or item["id"]).split("/")[-2:])
+        return ImageEntry(image_id, str(name), height, width)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        shown = str(item)[:80]
         raise DatasetError(
-            f"{file.path}: an image lacks a valid id, height or width ({error!r} in {shown}).",
+            f"{file.path}: an image lacks a valid id, height or width ({error!r} in {str(item)[:80]}).",
             "Mend it, or convert the data set again.",
         ) from error
 
@@ -188,42 +187,46 @@ def _is_id(value: Any) -> TypeGuard[ImageId]:
     return isinstance(value, ImageId) and not isinstance(value, bool)
 
 
-def _url_name(item: dict[str, Any]) -> str:
-    """LVIS names its images by address alone: folder and file of it."""
-    return "/".join(str(item.get("coco_url") or item["id"]).split("/")[-2:])
+def _id_order(image_id: Any) -> tuple[bool, Any]:
+    """Sort key: numbers before texts."""
+    return isinstance(image_id, str), image_id
 
 
-def _sort_key(image: ImageEntry) -> tuple[bool, Any]:
-    return isinstance(image.id, str), image.id
-
-
-def _distinct_image_ids(file: JsonFile, spans: NDArray[np.int64]) -> set[ImageId]:
+def _image_ids(file: JsonFile, spans: NDArray[np.int64]) -> tuple[NDArray[np.int64], dict[int, ImageId]]:
+    """Read the image id of each annotation, int64 [N], and those that are texts or fractions by position."""
     values, found = file.integers(spans, "image_id")
-    return set(np.unique(values[found == INTEGER]).tolist()) | set(_other_image_ids(file, spans, found).values())
-
-
-def _other_image_ids(file: JsonFile, spans: NDArray[np.int64], found: NDArray[np.uint8]) -> dict[int, ImageId]:
-    """The image ids that are no integers: a text or a fraction, by the position of their annotation."""
-    ids: dict[int, ImageId] = {}
+    others: dict[int, ImageId] = {}
     for k in np.flatnonzero(found != INTEGER).tolist():
         item = file.parse(spans[k])
         image_id = item.get("image_id") if isinstance(item, dict) else None
         if not _is_id(image_id):
             raise DatasetError(
                 f"{file.path}: annotation {k + 1} has no valid image_id ({str(item)[:80]}).",
-                "Give a COCO annotation file, or a COCO result file: a list of objects with image_id, segmentation and score.",
+                "Give a COCO annotation file, or a COCO result file: a list of objects with image_id, segmentation "
+                "and score.",
             )
-        ids[k] = image_id
-    return ids
+        others[k] = image_id
+    return values, others
 
 
-def _by_image(file: JsonFile, spans: NDArray[np.int64], ids: Sequence[ImageId]) -> list[Location]:
-    """The spans of each image, in the order of `ids`."""
-    owners = _owners(file, spans, ids)
+def _locations(
+    file: JsonFile,
+    spans: NDArray[np.int64],
+    ids: Sequence[ImageId | None],
+    image_ids: tuple[NDArray[np.int64], dict[int, ImageId]],
+) -> list[Location]:
+    """Group the annotations by image, in the order of `ids`."""
+    values, others = image_ids
+    position = {image_id: i for i, image_id in enumerate(ids)}
+    distinct, inverse = np.unique(values, return_inverse=True)  # far fewer than annotations for Python to look up
+    owners = np.array([position.get(v, -1) for v in distinct.tolist()], np.int64)[inverse]
+    for k, image_id in others.items():
+        owners[k] = position.get(image_id, -1)
     if (owners < 0).any():
         item = file.parse(spans[int(np.argmin(owners))])
         raise DatasetError(
-            f"{file.path}: annotation {item.get('id')} belongs to image {item['image_id']!r}, which the file does not list.",
+            f"{file.path}: annotation {item.get('id')} belongs to image {item['image_id']!r}, which the file does not "
+            "list.",
             "Add the image to the file's images, or convert the data set again.",
         )
     order = np.argsort(owners, kind="stable")
@@ -231,24 +234,11 @@ def _by_image(file: JsonFile, spans: NDArray[np.int64], ids: Sequence[ImageId]) 
     return [Location(file.path, spans[order[borders[i] : borders[i + 1]]]) for i in range(len(ids))]
 
 
-def _owners(file: JsonFile, spans: NDArray[np.int64], ids: Sequence[ImageId]) -> NDArray[np.int64]:
-    """The position in `ids` of each annotation's image, int64 [N], -1 where it is not among them."""
-    values, found = file.integers(spans, "image_id")
-    position = {image_id: i for i, image_id in enumerate(ids)}
-    distinct, inverse = np.unique(
-        values, return_inverse=True
-    )  # few against the annotations, so that Python looks at few
-    owners = np.array([position.get(v, -1) for v in distinct.tolist()], np.int64)[inverse]
-    for k, image_id in _other_image_ids(file, spans, found).items():
-        owners[k] = position.get(image_id, -1)
-    return owners
-
-
-def _refuse_annotation_ids(file: JsonFile, spans: NDArray[np.int64]) -> None:
-    """Refuse an id that two annotations share, or that is neither number nor text; an annotation may have none."""
+def _check_annotation_ids(file: JsonFile, spans: NDArray[np.int64]) -> None:
+    """Refuse a duplicate id, or one that is neither number nor text; an annotation may have none."""
     values, found = file.integers(spans, "id")
     distinct, counts = np.unique(values[found == INTEGER], return_counts=True)
-    others: Counter[ImageId] = Counter()
+    others: list[ImageId] = []
     for k in np.flatnonzero(found == OTHER).tolist():
         annotation_id = file.parse(spans[k])["id"]
         if annotation_id is not None and not _is_id(annotation_id):
@@ -256,25 +246,17 @@ def _refuse_annotation_ids(file: JsonFile, spans: NDArray[np.int64]) -> None:
                 f"{file.path}: annotation {k + 1} has the id {str(annotation_id)[:80]}.",
                 "Give each annotation an integer as its id.",
             )
-        if annotation_id is not None:
-            others[annotation_id] += 1
-    known = set(distinct.tolist()) if others else set()  # 1.0 is 1
-    _refuse(
-        file.path,
-        "annotation id",
-        distinct[counts > 1].tolist() + [v for v, n in others.items() if n > 1 or v in known],
-    )
+        others += [] if annotation_id is None else [annotation_id]
+    known = distinct.tolist() if others else []  # 1.0 is 1
+    _refuse_duplicates(file.path, "annotation id", [*distinct[counts > 1].tolist() * 2, *others, *known])
 
 
-def _refuse_twice(path: Path, what: str, values: Iterable[Any]) -> None:
-    _refuse(path, what, [value for value, count in Counter(values).items() if count > 1])
-
-
-def _refuse(path: Path, what: str, twice: list[Any]) -> None:
+def _refuse_duplicates(path: Path, noun: str, values: Iterable[Any]) -> None:
+    twice = [value for value, count in Counter(values).items() if count > 1]
     if twice:
         more = f" and {len(twice) - 3} more" if len(twice) > 3 else ""
         raise DatasetError(
-            f"{path} holds the {what} {', '.join(repr(v) for v in twice[:3])}{more} more than once.",
+            f"{path} holds the {noun} {', '.join(map(repr, twice[:3]))}{more} more than once.",
             "Remove the duplicates: nobody could say which one counts.",
         )
 
@@ -285,25 +267,23 @@ def _record_annotations(path: Path, file_name: str | None) -> Any:
         record = json.loads(path.read_bytes())
         annotations, named = record["annotations"], record["image"]["file_name"]
     except OSError as error:
-        raise DatasetError(
-            f"{path} cannot be read: {error.strerror}.", "Give a label folder that you may read."
-        ) from error
+        message = f"{path} cannot be read: {error.strerror}."
+        raise DatasetError(message, "Give a label folder that you may read.") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DatasetError(f"{path} is not a label record: {error!r}.", hint) from error
     if named != file_name:
-        raise DatasetError(f"{path} should be the record of {file_name!r}, but says it is that of {named!r}.", hint)
+        raise DatasetError(f"{path} should be the record of {file_name!r}, but names {named!r}.", hint)
     return annotations
 
 
 def _label_record(path: Path, image: ImageEntry, annotations: list[dict[str, Any]]) -> LabelRecord:
+    hint = "Write the file again."
     try:
         made = _annotations(image, annotations)
     except KeyError as error:
-        raise DatasetError(
-            f"{path}: an annotation of {image} has no {error}, or no such parent.", "Write the file again."
-        ) from error
+        raise DatasetError(f"{path}: an annotation of {image} has no {error}, or no such parent.", hint) from error
     except (ValueError, TypeError, OverflowError) as error:
-        raise DatasetError(f"{path}: an annotation of {image} is damaged: {error}.", "Write the file again.") from error
+        raise DatasetError(f"{path}: an annotation of {image} is damaged: {error}.", hint) from error
     return LabelRecord(str(image.file_name), image.height, image.width, made)
 
 

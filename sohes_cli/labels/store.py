@@ -1,8 +1,8 @@
 """The label store: one JSON record an image, in a tree of files that mirrors the tree of images.
 
-The layout of a record is SA-1B's (`{"image": {...}, "annotations": [...]}`) with `parent`, `level` and `score` added. The record
-of `sub/a.jpg` is `ROOT/sub/a.jpg.json`: the suffix is appended, so that a.jpg and a.png never meet. A record appears whole
-or not at all, and equal records give equal bytes, so a run that was interrupted ends with the files of one that was not.
+A record has the layout of SA-1B (`{"image": {...}, "annotations": [...]}`) with `parent`, `level` and `score` added.
+The record of `sub/a.jpg` is `ROOT/sub/a.jpg.json`, so that a.jpg and a.png have different ones. Records are written
+atomically, and equal records give equal bytes, so a continued run ends with the files of an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -23,52 +23,48 @@ __all__ = ["MANIFEST_NAME", "LabelStore", "read_record", "record_head", "visible
 
 MANIFEST_NAME = "manifest.json"
 RECORD_SUFFIX = ".json"
+_REWRITE = "Delete it and run `sohes explore` again to rewrite it."
 
 
 class LabelStore:
-    """The records below one label folder, read and written one at a time.
-
-    Args:
-        root: the label folder; nothing is touched before the first read or write.
-    """
+    """Records of the label folder `root`, read and written one at a time."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def record_path(self, file_name: str) -> Path:
-        """The file that holds, or would hold, an image's record.
+        """Return the path of an image's record.
 
         Args:
             file_name: path of the image relative to the image folder, with forward slashes.
 
         Raises:
-            StoreError: if the name is empty, absolute, not in its shortest form, not valid Unicode, or has `..` or a hidden
-                part: such a record would lie outside of the store or never be listed.
+            StoreError: if the name is empty, absolute, not in its shortest form, not valid Unicode, or has `..` or a
+                hidden part: such a record would be outside of the store or never be listed.
         """
         path = PurePosixPath(file_name)
         plain = path.parts and str(path) == file_name and "\0" not in file_name and not path.is_absolute()
+        problem, hint = "", "Rename the image."
         if not plain or any(part.startswith(".") for part in path.parts):
-            raise StoreError(
-                f"{file_name!r} cannot name a label record: it must be a relative path without '..' and hidden parts.",
-                "Rename the image, or give the folder that holds it as the image folder.",
-            )
-        if not _is_unicode(file_name):
-            raise StoreError(f"{file_name!r} cannot name a label record: it is not valid UTF-8.", "Rename the image.")
-        if file_name + RECORD_SUFFIX == MANIFEST_NAME:
-            raise StoreError(
-                f"{file_name!r} cannot name a label record: {MANIFEST_NAME} is the manifest.", "Rename the image."
-            )
+            problem = "it must be a relative path without '..' and hidden parts"
+            hint = "Rename the image, or give the folder that holds it as the image folder."
+        elif any("\ud800" <= character <= "\udfff" for character in file_name):
+            problem = "it is not valid UTF-8"
+        elif file_name + RECORD_SUFFIX == MANIFEST_NAME:
+            problem = f"{MANIFEST_NAME} is the manifest"
+        if problem:
+            raise StoreError(f"{file_name!r} cannot name a label record: {problem}.", hint)
         return self.root / (file_name + RECORD_SUFFIX)
 
     def has(self, file_name: str) -> bool:
-        """Whether the image has a record; a record that exists is complete."""
+        """Return True if the image has a record; a record that exists is complete."""
         return self.record_path(file_name).is_file()
 
     def write(self, record: LabelRecord) -> None:
-        """Store a record in one step, in place of an older one of the same image.
+        """Write a record atomically; an older one of the same image is replaced.
 
         Raises:
-            StoreError: if the name cannot be stored, or the disk is full or not writable; nothing half written remains.
+            StoreError: if the name cannot be stored, or the disk is full or not writable.
             ValueError: if a score is not finite.
         """
         text = json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -78,30 +74,25 @@ class LabelStore:
         """Read the record of one image.
 
         Raises:
-            StoreError: if there is none, it cannot be read, or it is the record of another image.
+            StoreError: if it is missing, cannot be read, or belongs to another image.
         """
         path = self.record_path(file_name)
         record = read_record(path)
         if record.file_name != file_name:
             raise StoreError(
-                f"{path} should be the record of {file_name!r}, but says it is that of {record.file_name!r}.",
-                "Delete it and run `sohes explore` again to rewrite it.",
+                f"{path} should be the record of {file_name!r}, but belongs to {record.file_name!r}.", _REWRITE
             )
         return record
 
     def names(self) -> list[str]:
-        """The sorted names of all images with a record.
-
-        Raises:
-            StoreError: if the folder is missing or cannot be listed.
-        """
+        """Return the sorted names of all images with a record; StoreError if the folder cannot be listed."""
         files = visible_files(self.root)
         return sorted(
             name.removesuffix(RECORD_SUFFIX) for name in files if name.endswith(RECORD_SUFFIX) and name != MANIFEST_NAME
         )
 
     def __iter__(self) -> Iterator[LabelRecord]:
-        """All records in the order of their names, one in memory at a time."""
+        """Iterate over all records in the order of their names, one in memory at a time."""
         return map(self.read, self.names())
 
 
@@ -109,12 +100,11 @@ def read_record(path: Path) -> LabelRecord:
     """Read one record file.
 
     Raises:
-        StoreError: if the file is missing, is not JSON, or its content is not a record with acyclic parents.
+        StoreError: if the file is missing, is no JSON, or is no record with acyclic parents.
     """
-    hint = "Delete it and run `sohes explore` again to rewrite it."
     try:
         record = LabelRecord.from_json(json.loads(path.read_bytes()), source=str(path))
-        _ = record.forest  # its pointers are checked when it is built
+        _ = record.forest  # building it checks the parents
     except OSError as error:
         raise StoreError(
             f"{path} cannot be read: {error.strerror}.", "Give a label record, or make it readable."
@@ -122,21 +112,21 @@ def read_record(path: Path) -> LabelRecord:
     except StoreError as error:
         if str(path) in error.message:
             raise
-        raise StoreError(f"{path} is corrupt: {error.message}", hint) from error
+        raise StoreError(f"{path} is corrupt: {error.message}", _REWRITE) from error
     except (ValueError, LookupError, OverflowError, RecursionError) as error:
-        raise StoreError(f"{path} is corrupt: {error}.", hint) from error
+        raise StoreError(f"{path} is corrupt: {error}.", _REWRITE) from error
     return record
 
 
 def record_head(file_name: str) -> bytes:
-    """The bytes with which `LabelStore.write` opens the record of an image."""
+    """Return the first bytes of the record of an image, as written by `LabelStore.write`."""
     return ('{"image":{"file_name":' + json.dumps(file_name, ensure_ascii=False)).encode()
 
 
 def visible_files(root: Path) -> Iterator[str]:
-    """Walk over the files below a folder, leaving out hidden files and folders.
+    """Walk over the files below a folder, but for hidden files and folders.
 
-    Returns:
+    Yields:
         Paths relative to `root`, with forward slashes, in no particular order.
 
     Raises:
@@ -146,14 +136,6 @@ def visible_files(root: Path) -> Iterator[str]:
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         inside = PurePosixPath(Path(folder).relative_to(root).as_posix())
         yield from (str(inside / name) for name in files if not name.startswith("."))
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _raise_unlisted(error: OSError) -> None:

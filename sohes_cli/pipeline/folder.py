@@ -1,41 +1,36 @@
-"""The folder of a pipeline: where each stage writes, whether it has begun, and how all of it is removed.
+"""The folder of a pipeline: paths and state of its stages, and removal of all that they wrote.
 
 labels/            masks of phase 1, a label folder
 runs/instruct/     the run of phase 2
 runs/correct/      the run of phase 3
-evaluation/        images.txt, the photographs that the ground truth lists, and label folders of them: instruct/, correct/ and, if they
-                   are not those of phase 1, explore/
-pipeline.json      what is run, and what each stage took and came to
+evaluation/        images.txt, the photographs that the ground truth lists, and their label folders instruct/, correct/
+                   and, if they are not those of phase 1, explore/
+pipeline.json      settings, duration and result of each stage
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.labels.manifest import open_store, read_manifest
 from sohes_cli.labels.store import MANIFEST_NAME, visible_files
+from sohes_cli.pipeline.record import PIPELINE_NAME
 from sohes_cli.training.phases import PHASES
 from sohes_cli.training.run_folder import RUN_NAME, RunFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sohes_cli.training.run_folder import RunKind
-
 __all__ = ["PipelineFolder"]
 
 
 @dataclass(frozen=True)
 class PipelineFolder:
-    """See the module.
-
-    Args:
-        path: the folder, which need not exist.
-    """
+    """Paths of a pipeline below `path`, which need not exist."""
 
     path: Path
 
@@ -45,59 +40,53 @@ class PipelineFolder:
         return self.path / "labels"
 
     @property
-    def record(self) -> Path:
-        """`pipeline.json`."""
-        return self.path / "pipeline.json"
-
-    @property
     def image_list(self) -> Path:
         """The list of the photographs to evaluate on."""
         return self.path / "evaluation" / "images.txt"
 
     def run(self, phase: str) -> Path:
-        """The run of `instruct` or `correct`."""
+        """Return the run of `instruct` or `correct`."""
         return self.path / "runs" / phase
 
     def evaluated(self, phase: str) -> Path:
-        """The labels of the photographs to evaluate on, as `explore`, `instruct` or `correct` finds them."""
+        """Return the label folder of `explore`, `instruct` or `correct` on the photographs to evaluate on."""
         return self.path / "evaluation" / phase
 
     def relative(self, path: Path) -> str:
-        """A path as `pipeline.json` records it, so that both can move together."""
+        """Return a path as in `pipeline.json`: relative to the folder, so that both can move together."""
         return os.path.relpath(path, self.path).replace(os.sep, "/")
 
     def has_begun(self, stage: str) -> bool:
-        """Whether `explore`, `instruct` or `correct` has left what a later call goes on from, which only its own settings can."""
+        """Return True if `explore`, `instruct` or `correct` left a state, which only its own settings can continue."""
         if stage == "explore":
             return (self.labels / MANIFEST_NAME).is_file()
         return RunFolder(self.run(stage), PHASES[stage].kind, {}).latest() is not None
 
     def remove(self) -> None:
-        """Remove what earlier pipelines left, and nothing else.
+        """Remove all that earlier pipelines wrote, and nothing else.
 
         Raises:
-            UsageError: if there are labels or runs, but none that a pipeline made.
-            StoreError: if a folder cannot be read, or holds what no stage wrote.
+            UsageError: if there are labels or runs, but none of a pipeline.
+            StoreError: if a folder cannot be read, or holds files that no stage wrote.
         """
-        if not self.record.is_file():
+        if not (self.path / PIPELINE_NAME).is_file():
             others = [path for path in (self.labels, *map(self.run, PHASES)) if path.exists()]
             if others:
-                raise UsageError(
-                    f"--overwrite: {self.path} holds {others[0].relative_to(self.path)}, but no pipeline.json, so no pipeline made it.",
-                    "Choose another --out, or remove it yourself.",
-                )
+                name = others[0].relative_to(self.path)
+                message = f"--overwrite: {self.path} holds {name}, but no {PIPELINE_NAME}, so no pipeline made it."
+                raise UsageError(message, "Choose another --out, or remove it yourself.")
             return
         for root in (self.labels, *self._evaluated()):
             _require_only_labels(root)
         _remove_labels(self.labels)
         for phase in PHASES:
-            _remove_run(self.run(phase), PHASES[phase].kind)
+            _remove_run(self.run(phase), phase)
         self.remove_evaluation()
-        self.record.unlink()  # what says that a pipeline made the others comes last
+        (self.path / PIPELINE_NAME).unlink()  # last, as it marks the others as files of a pipeline
         _remove_if_empty(self.path / "runs")
 
     def remove_evaluation(self) -> None:
-        """Remove the labels that were made for an evaluation; see `remove` for the errors."""
+        """Remove the labels of an evaluation; see `remove` for the errors."""
         for root in self._evaluated():
             _require_only_labels(root)
             _remove_labels(root)
@@ -117,9 +106,10 @@ def _require_only_labels(root: Path) -> None:
         )
 
 
-def _remove_run(path: Path, kind: RunKind) -> None:
-    """Remove a run, if there is one; where other files stay, so does a `run.json`, without which no run could begin beside them."""
+def _remove_run(path: Path, phase: str) -> None:
+    """Remove a run; a new `run.json` stays beside other files, since no run could begin there without one."""
     if (path / RUN_NAME).is_file():
+        kind = PHASES[phase].kind
         RunFolder(path, kind, kind.describe({}, {})).begin(overwrite=True)
         if [entry.name for entry in path.iterdir()] == [RUN_NAME]:
             (path / RUN_NAME).unlink()
@@ -127,7 +117,7 @@ def _remove_run(path: Path, kind: RunKind) -> None:
 
 
 def _remove_labels(root: Path) -> None:
-    """Remove the records and the manifest of a label folder, if it is one."""
+    """Remove the records and the manifest of a label folder."""
     if (root / MANIFEST_NAME).is_file():
         open_store(root, read_manifest(root), overwrite=True)
         (root / MANIFEST_NAME).unlink()
@@ -135,5 +125,5 @@ def _remove_labels(root: Path) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # it is not there, or holds files of another kind
+    with suppress(OSError):  # it is missing, or holds files of another kind
         folder.rmdir()

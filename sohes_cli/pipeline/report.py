@@ -1,4 +1,4 @@
-"""What `sohes pipeline` says: a line on stderr as each stage begins, and at the end a table, or one JSON object, on stdout."""
+"""Output of `sohes pipeline`: a line a stage on stderr, and at the end tables, or one JSON object, on stdout."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from sohes_cli.errors import printable
 from sohes_cli.evaluation.average_recall import RANKS
 from sohes_cli.model.location import MODEL_NAME
+from sohes_cli.runs.labeling import counted
 from sohes_cli.training.phases import PHASES
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
     from sohes_cli.pipeline.folder import PipelineFolder
     from sohes_cli.pipeline.record import PipelineRecord, StageRecord
-    from sohes_cli.pipeline.stages import Job
+    from sohes_cli.pipeline.stages import PipelineJob
 
-__all__ = ["announce", "print_json", "print_summary"]
+__all__ = ["announce_stage", "print_pipeline", "print_pipeline_json"]
 
 _SHOWN_FAILURES = 5
 _PHASES = ("explore", *PHASES)
@@ -34,33 +35,20 @@ _SCORES = (
 )
 
 
-def announce(where: str, stage: str, job: Job) -> None:
-    """Print that a stage begins, and what it does.
-
-    Args:
-        where: its number and name, as in `stage 2 of 4, instruct`.
-        stage: its name.
-        job: of the pipeline.
-    """
-    config = job.config
-    does = {
-        "explore": f"masks and their forest for each photograph in {printable(job.inputs.images)}, by {config.explore.features.backbone}",
+def announce_stage(where: str, stage: str, job: PipelineJob) -> None:
+    """Print that a stage begins; `where` is its number and name, as in `stage 2 of 4, instruct`."""
+    config, images = job.config, printable(job.inputs.images)
+    task = {
+        "explore": f"masks and their forest for each photograph in {images}, by {config.explore.features.backbone}",
         "instruct": f"a model learns from these labels, {config.instruct.optimizer.steps} steps",
         "correct": f"a teacher and its student go on from this model, {config.correct.optimizer.steps} steps",
-        "evaluate": f"what each phase finds in the photographs of {printable(job.inputs.truth)}, against its annotations",
+        "evaluate": f"labels of each phase on the photographs of {printable(job.inputs.truth)} are scored",
     }
-    typer.echo(f"{where[0].upper()}{where[1:]}: {does[stage]}.", err=True)
+    typer.echo(f"{where[0].upper()}{where[1:]}: {task[stage]}.", err=True)
 
 
-def print_json(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[str], finished: bool) -> None:
-    """Print one JSON object: what each stage took and came to, and the scores.
-
-    Args:
-        record: what is known of the stages.
-        folder: the pipeline's.
-        stages: those that were to run.
-        finished: whether all are done.
-    """
+def print_pipeline_json(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[str], finished: bool) -> None:
+    """Print duration and result of the stages of a call, and the scores, as one JSON object."""
     summary = {
         "pipeline": str(folder.path),
         "finished": finished,
@@ -71,14 +59,14 @@ def print_json(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[
     typer.echo(json.dumps(summary))  # in ASCII, so that no locale can fail it
 
 
-def print_summary(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[str]) -> None:
-    """Print the table of a pipeline that is done, what failed in it, and what to do next; see `print_json` for the arguments."""
+def print_pipeline(record: PipelineRecord, folder: PipelineFolder, stages: Sequence[str]) -> None:
+    """Print the tables of a finished pipeline, its failures, and the next command."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    for table in [_stage_table(record, stages), *([_score_table(record)] if "evaluate" in stages else [])]:
+    for table in (_stage_table(record, stages), *([_score_table(record)] if "evaluate" in stages else [])):
         width = console.measure(table, options=console.options.update(max_width=_WIDEST)).maximum
-        console.width = max(console.width, width)  # a long line is better than cut numbers
+        console.width = max(console.width, width)  # rather a long line than cut numbers
         console.print(table)
     for stage in stages:
         _print_failures(stage, record.stages[stage])
@@ -97,13 +85,13 @@ def _stage_table(record: PipelineRecord, stages: Sequence[str]) -> Table:
     for stage in stages:
         there = record.stages[stage]
         failed = f", {len(there.failed)} failed" if there.failed else ""
-        table.add_row(stage, _what(there.numbers), _result(stage, record) + failed, _duration(there.seconds))
+        table.add_row(stage, _amount(there.numbers), _result(stage, record) + failed, _duration(there.seconds))
     return table
 
 
-def _what(numbers: dict[str, Any]) -> str:
+def _amount(numbers: dict[str, Any]) -> str:
     steps = f", {numbers['steps']} steps" if "steps" in numbers else ""
-    return f"{numbers['photographs']} photograph{'' if numbers['photographs'] == 1 else 's'}{steps}"
+    return f"{counted(numbers['photographs'], 'photograph')}{steps}"
 
 
 def _result(stage: str, record: PipelineRecord) -> str:
@@ -112,8 +100,8 @@ def _result(stage: str, record: PipelineRecord) -> str:
         return f"{numbers['masks_per_image']:.1f} masks an image"
     if stage == "evaluate":
         return f"scores of {len(record.scores)} of {len(_PHASES)} phases"
-    words = ((numbers.get("loss"), "loss {:.3g}"), (numbers.get("teacher_labels"), "{:.1f} teacher labels an image"))
-    return ", ".join(text.format(value) for value, text in words if value is not None)
+    forms = {"loss": "loss {:.3g}", "teacher_labels": "{:.1f} teacher labels an image"}
+    return ", ".join(form.format(numbers[name]) for name, form in forms.items() if numbers.get(name) is not None)
 
 
 def _duration(seconds: float) -> str:
@@ -124,7 +112,7 @@ def _duration(seconds: float) -> str:
 
 
 def _score_table(record: PipelineRecord) -> Table:
-    """The scores in percent, a column for each phase."""
+    """Make the table of the scores in percent, a column for each phase."""
     from rich.table import Table
 
     table = Table()

@@ -1,57 +1,71 @@
-"""Files that appear whole or not at all, and the hash of what they hold."""
+"""Atomic writes, checks of output names and SHA-256 of files."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sohes_cli.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "check_output_name",
+    "file_sha256",
+    "is_leftover",
+    "write_atomically",
+    "write_durably",
+    "writing",
+]
 
-__all__ = ["PICTURE_SUFFIXES", "check_name", "file_sha256", "is_leftover", "write_atomically", "write_durably"]
-
-TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".sohes-", ".tmp"
 PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
-"""Formats of a picture that matplotlib draws."""
+"""Formats of a figure that matplotlib draws."""
+
+_PREFIX, _SUFFIX = ".sohes-", ".tmp"  # of temporary files
 
 
 def write_atomically(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file so that it appears whole or not at all, making its folders where they are missing.
+    """Write a file so that it appears whole or not at all; missing parent folders are made.
 
     Args:
-        path: the file; one that exists is replaced.
-        chunks: its content, written one after the other and never held together.
+        path: the file; an existing one is replaced.
+        chunks: its content, consumed one by one; an error of the iterator passes and leaves no part of the file.
 
     Raises:
-        StoreError: if the disk is full or not writable; whatever `chunks` raises passes. Either way no part of the file remains.
+        StoreError: if the disk is full or not writable.
     """
-    # named after the file, so that the leftover of a killed run is replaced by the next; hashed, to fit where the long name would not
+    # named after the file, so that the next run replaces a killed run's leftover; hashed, as a long name may not fit
     digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{digest}{TEMPORARY_SUFFIX}")
+    temporary = path.with_name(f"{_PREFIX}{digest}{_SUFFIX}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(temporary, chunks)
-        temporary.replace(path)
-    except OSError as error:
-        _discard(temporary)
-        reason = error.strerror or str(error)
-        raise StoreError(
-            f"{path} cannot be written: {reason}.", "Free space, or choose a folder that you may write to."
-        ) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(temporary, chunks)
+            temporary.replace(path)
     except BaseException:
-        _discard(temporary)
+        with contextlib.suppress(OSError):  # the first error is the one to report
+            temporary.unlink()
         raise
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a StoreError: `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = "Free space, or choose a folder that you may write to."
+        raise StoreError(f"{path} cannot be written: {reason}.", hint) from error
+
+
 def write_durably(path: Path, chunks: Iterable[bytes]) -> None:
-    """Write a file and wait until the disk has it."""
+    """Write a file and wait until the disk holds it."""
     with path.open("wb") as file:
         file.writelines(chunks)
         file.flush()
@@ -59,32 +73,24 @@ def write_durably(path: Path, chunks: Iterable[bytes]) -> None:
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file name is that of a write that was killed before its end."""
-    return name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX)
-
-
-def _discard(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the first error is the one to report
-        path.unlink()
+    """Return True for the name of a temporary file, which only a killed write leaves."""
+    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Compute the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_name(flag: str, path: Path, suffixes: Sequence[str], example: str) -> None:
-    """Refuse a file of an unknown format or a folder.
+def check_output_name(flag: str, path: Path, suffixes: Sequence[str], example: str) -> None:
+    """Raise a UsageError for an output file of an unknown format, or a folder in its place.
 
     Args:
         flag: the option that names the file, for messages.
         path: the file.
-        suffixes: those allowed, lower case.
-        example: a name that would do, for messages.
-
-    Raises:
-        UsageError: if the suffix is another or the path is a folder.
+        suffixes: allowed suffixes, lower case.
+        example: an allowed name, for messages.
     """
     if path.suffix.lower() not in suffixes:
         found = path.suffix or "of a file without suffix"

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop: the photographs in work are finished and stored, and no new one is begun."""
+"""Ctrl-C and SIGTERM as a request to stop after the work in progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from types import FrameType, TracebackType
+    from types import FrameType
 
 __all__ = ["INTERRUPTED", "StopRequest"]
 
@@ -23,21 +23,23 @@ _STDERR = 2
 class StopRequest:
     """Listens for Ctrl-C and SIGTERM inside a `with` block of the main thread.
 
-    The first signal makes `is_set` true; a second one, unless it is an echo of the first, raises KeyboardInterrupt. A signal to a request
-    inside the block of another one is a signal to both.
+    The first signal makes `is_set` true; a second one, unless it is an echo of the first, raises KeyboardInterrupt. In
+    nested blocks a signal counts for both.
 
     Args:
-        message: what to tell the user at the first signal.
+        message: printed on stderr at the first signal.
     """
 
-    def __init__(self, message: str = "Stopping after the photographs in work; Ctrl-C again stops at once.") -> None:
+    def __init__(
+        self, message: str = "Stopping after the photographs in progress; Ctrl-C again stops at once."
+    ) -> None:
         self._message = message
         self._first: float | None = None
         self._before: list[Any] = []
         self._around: StopRequest | None = None
 
     def is_set(self) -> bool:
-        """Whether the run is to stop."""
+        """Return True once a stop was requested."""
         return self._first is not None
 
     def __enter__(self) -> Self:
@@ -47,9 +49,7 @@ class StopRequest:
             self._around, self._first = around, self._first or around._first
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         for number, handler in zip(_SIGNALS, self._before, strict=True):
             signal.signal(number, handler)
         if self._around is not None and self._around._first is None:
@@ -59,7 +59,7 @@ class StopRequest:
         now = time.monotonic()
         if self._first is None:
             self._first = now
-            # a signal may arrive while Python writes to its own stderr, which does not take a second write at that moment
+            # not sys.stderr, which refuses a write while the main program is inside another one
             os.write(_STDERR, f"\n{self._message}\n".encode())
         elif now - self._first > _ECHO_S:
             raise KeyboardInterrupt

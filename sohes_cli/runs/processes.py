@@ -1,6 +1,6 @@
-"""Worker processes and threads: how many there may be, and how they end.
+"""Worker processes and threads: their number, their end, and waiting for them that Ctrl-C can interrupt.
 
-They do not hear Ctrl-C, which reaches every process of a terminal: the main process tells them what to do, and they end with it.
+Workers ignore Ctrl-C, which reaches every process of a terminal: the main process alone decides, and they end with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "available_cores",
-    "children_killed_on",
+    "children_killed_on_interruption",
     "end_with_parent",
     "first_finished",
     "in_threads",
@@ -36,11 +36,11 @@ T = TypeVar("T")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 _MOST_HELD = 2  # a second signal may mean more than the first; further ones do not
-_PATIENCE_S = 0.2  # Ctrl-C is heard that often while nothing finishes
+_PATIENCE_S = 0.2  # between two looks for Ctrl-C while no future finishes
 
 
 def available_cores() -> int:
-    """Cores that this process may use, a container's quota counted."""
+    """Count the cores that this process may use, within a container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _CPU_QUOTA.read_text().split()
@@ -51,7 +51,7 @@ def available_cores() -> int:
 
 @contextmanager
 def without_interrupts(*others: signal.Signals) -> Iterator[None]:
-    """Block Ctrl-C, and other signals, while a worker process may start, which inherits this and so never sees them."""
+    """Block Ctrl-C, and other signals, in worker processes that start in the block: they inherit the mask."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *others})
     try:
         yield
@@ -61,16 +61,16 @@ def without_interrupts(*others: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hear Ctrl-C and SIGTERM at the end of the block only; for the main thread, any other has nothing to do with them.
+    """Put off Ctrl-C and SIGTERM to the end of the block; no effect outside of the main thread.
 
-    A handler that raises may do so between a lock's acquisition and the code that releases it. A future that is left locked so stops the
-    executor's own thread, and the program waits for that for ever.
+    A handler may raise between the acquisition of a lock and the code that releases it. A future that stays locked
+    blocks the thread of its executor, for which the program then waits forever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
-    with ExitStack() as at_end:  # goes on with the rest where a handler raises, and ends with what was held
+    with ExitStack() as at_end:  # runs all callbacks even if a handler raises; the held signals come last
         for _ in range(_MOST_HELD):
             at_end.callback(_raise_next, received)
         for number in _INTERRUPTS:
@@ -87,16 +87,19 @@ def _raise_next(received: list[int]) -> None:
 
 
 def submitted(executor: Executor, work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
-    """Hand work to an executor, whose new processes and threads do not hear Ctrl-C."""
+    """Submit work to an executor, whose new processes and threads ignore Ctrl-C."""
     with interrupts_held(), without_interrupts():
         return executor.submit(work, *arguments, **named)
 
 
 def first_finished(pending: set[Future[R]]) -> tuple[set[Future[R]], set[Future[R]]]:
-    """Wait until one of the futures, of which there is one at least, is done; Ctrl-C ends the waiting but leaves every future whole.
+    """Wait until one of the futures is done; Ctrl-C ends the waiting but leaves every future unlocked.
+
+    Args:
+        pending: one future at least.
 
     Returns:
-        Those that are done and the others.
+        The futures that are done, and the others.
     """
     while True:
         with interrupts_held():
@@ -106,19 +109,22 @@ def first_finished(pending: set[Future[R]]) -> tuple[set[Future[R]], set[Future[
 
 
 def result_of(future: Future[R]) -> R:
-    """The result of a future, or its error; Ctrl-C ends the waiting for it."""
+    """Return the result of a future, or raise its error; Ctrl-C ends the waiting."""
     first_finished({future})
     with interrupts_held():
         return future.result()
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T], most: int) -> list[R]:
-    """The results of short work on some items, in their order; Ctrl-C is heard when all of it is done.
+    """Map short work over items in threads; Ctrl-C takes effect when all of it is done.
 
     Args:
-        work: done once an item, in any order.
+        work: called once an item, in any order.
         items: none or more.
-        most: threads; one is the calling one, whose own pools (OpenMP's) a new thread would have to start again.
+        most: threads; for one the calling thread works, since a new one would start its own pools (OpenMP's) again.
+
+    Returns:
+        The results in the order of the items.
     """
     with interrupts_held():
         if min(len(items), most) <= 1:
@@ -128,12 +134,14 @@ def in_threads(work: Callable[[T], R], items: Sequence[T], most: int) -> list[R]
 
 
 @contextmanager
-def children_killed_on(*errors: type[BaseException]) -> Iterator[None]:
-    """Kill the processes that the block has started, and no others, where one of these errors leaves it."""
+def children_killed_on_interruption() -> Iterator[None]:
+    """Kill the processes that the block has started, and no others, if KeyboardInterrupt or the like leaves it."""
     before = {child.pid for child in multiprocessing.active_children()}
     try:
         yield
-    except errors:
+    except Exception:
+        raise
+    except BaseException:
         for child in multiprocessing.active_children():
             if child.pid not in before:
                 child.kill()
@@ -141,7 +149,7 @@ def children_killed_on(*errors: type[BaseException]) -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Let this worker process end when the main one is killed, which nothing else would tell it."""
+    """Make this worker process end when the main one is killed."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

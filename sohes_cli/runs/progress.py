@@ -1,128 +1,80 @@
-"""Progress of a run over photographs: the outcome of each, their sum, and a bar."""
+"""Progress bar of a long command on stderr."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
 from sohes_cli.errors import one_line
-from sohes_cli.runs.shards import Shard
-from sohes_cli.runs.step_times import StepTimes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
+    from contextlib import AbstractContextManager
 
-__all__ = ["Done", "Outcome", "Progress", "Summary"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """The outcome of one photograph: a number of masks, or an error."""
-
-    name: str
-    masks: int = 0
-    seconds: StepTimes = field(default_factory=StepTimes)
-    error: str = ""
+__all__ = ["ProgressBar"]
 
 
-@dataclass
-class Summary:
-    """The outcome of a run so far; `failed` holds names and reasons."""
-
-    images: int = 0
-    masks: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    seconds: StepTimes = field(default_factory=StepTimes)
-
-    def add(self, done: Done) -> None:
-        """Count one photograph."""
-        if done.error:
-            self.failed.append((done.name, done.error))
-            return
-        self.images += 1
-        self.masks += done.masks
-        self.seconds.add(done.seconds)
-
-
-@dataclass
-class Outcome:
-    """The end of a run.
+class ProgressBar:
+    """Rate and time left on a terminal, nothing elsewhere; messages, a line each, on both.
 
     Args:
-        labels: the label folder.
-        total: photographs that were this process's to do.
-        done_before: those of them that had labels already.
-        shard: this process among all.
-        summary: what this run did.
-        seconds: how long it took.
-        interrupted: whether it was stopped before its end.
+        total: units to do; None if it is not known yet.
+        unit: name of a unit.
+        done: units done before.
+        name: printed before the bar.
+        shown: False for no bar even on a terminal.
+        leave: True to leave the bar on the terminal at its end.
     """
 
-    labels: Path
-    total: int
-    done_before: int
-    shard: Shard = field(default_factory=Shard)
-    summary: Summary = field(default_factory=Summary)
-    seconds: float = 0.0
-    interrupted: bool = False
+    def __init__(
+        self,
+        total: int | None,
+        unit: str = "img",
+        *,
+        done: int = 0,
+        name: str = "",
+        shown: bool = True,
+        leave: bool = True,
+    ) -> None:
+        self._numbers: dict[str, object] = {}
+        self._printed: set[str] = set()
+        disable = not (shown and sys.stderr.isatty())
+        self._bar = tqdm(
+            total=total, unit=unit, initial=done, desc=name, disable=disable, leave=leave, dynamic_ncols=True
+        )
 
-    @property
-    def left(self) -> int:
-        """Photographs without an outcome."""
-        return self.total - self.done_before - self.summary.images - len(self.summary.failed)
+    def advance(self, units: int = 1, **numbers: object) -> None:
+        """Count units as done; numbers stand beside the bar until they are given again."""
+        self._numbers |= numbers
+        self._bar.set_postfix(self._numbers, refresh=False)
+        self._bar.update(units)
 
-    def to_json(self) -> dict[str, Any]:
-        """The outcome for other programs."""
-        return {
-            "labels": str(self.labels),
-            "process": self.shard.index,
-            "processes": self.shard.count,
-            "images": self.summary.images,
-            "done_before": self.done_before,
-            "left": self.left,
-            "masks": self.summary.masks,
-            "failed": [{"name": name, "error": error} for name, error in sorted(self.summary.failed)],
-            "interrupted": self.interrupted,
-            "seconds": round(self.seconds, 3),
-            "seconds_by_step": {step: round(s, 3) for step, s in self.summary.seconds.seconds.items()},
-        }
+    def advance_to(self, done: int, total: int, text: str) -> None:
+        """Set the units done and in total, and the text beside the bar."""
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        self._bar.set_postfix_str(text)
 
+    def note(self, message: str) -> None:
+        """Print a message the first time that it comes."""
+        if message not in self._printed:
+            self._printed.add(message)
+            self._bar.write(message, file=sys.stderr)
 
-class Progress:
-    """A bar on a terminal, and a line for every photograph that fails.
+    def fail(self, *reasons: str) -> None:
+        """Print why something failed, on one line each."""
+        for reason in reasons:
+            self._bar.write(f"Failed: {one_line(reason)}", file=sys.stderr)
 
-    Args:
-        outcome: brought up to date with each photograph.
-        todo: photographs to come.
-    """
-
-    def __init__(self, outcome: Outcome, todo: int) -> None:
-        self._summary = outcome.summary
-        shown = (
-            sys.stderr.isatty() and outcome.shard.local_index == 0
-        )  # the bars of several processes would overwrite each other
-        self._bar = tqdm(total=todo, unit="img", disable=not shown, dynamic_ncols=True)
-
-    def __call__(self, done: Done) -> None:
-        self._summary.add(done)
-        if done.error:
-            self.fail(done.error)
-        self._bar.set_postfix(masks=self._summary.masks, refresh=False)
-        self._bar.update()
-
-    def fail(self, error: str) -> None:
-        """Print why a photograph failed, on one line."""
-        self._bar.write(f"Failed: {one_line(error)}", file=sys.stderr)
+    @staticmethod
+    def hidden() -> AbstractContextManager[Any]:
+        """Clear all bars for the time of a `with` block that prints on stdout."""
+        context: AbstractContextManager[Any] = tqdm.external_write_mode()
+        return context
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._bar.close()

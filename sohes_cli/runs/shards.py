@@ -1,7 +1,7 @@
-"""Several processes on one run, on one machine or many: which photographs each takes, and an end at which none stops the others.
+"""Sharing of a run by several processes, on one machine or many, without communication while they work.
 
-`accelerate launch`, torchrun and MPI start one program many times and tell each process its number in the environment. The
-processes share the sorted list of names and the label folder, and need no communication while they work.
+`accelerate launch`, torchrun and MPI start one program many times and number the processes in the environment. Each
+process takes its share of the sorted list of names; all write to one label folder.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+import typer
+
 from sohes_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Shard", "is_launched_alone", "shard_of_environment", "wait_for_others"]
+__all__ = ["Shard", "is_launched_alone", "note_single_process", "shard_of_environment", "wait_for_others"]
 
 _LAUNCHERS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"),  # torchrun, and accelerate launch, which calls it
-    (
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-        "OMPI_COMM_WORLD_LOCAL_SIZE",
-    ),  # Open MPI
+    tuple(f"OMPI_COMM_WORLD_{name}" for name in ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")),  # Open MPI
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),  # MPICH and Intel MPI
 )
 _HINT = "Unset them, or start with accelerate launch, torchrun or mpirun."
@@ -36,13 +33,13 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of the work this process does: every `count`-th name from the `index`-th on.
+    """Share of one process: every `count`-th name from the `index`-th on.
 
     Args:
-        index: number of this process among all, from 0.
-        count: number of processes.
-        local_index: number of this process among those of its machine, from 0.
-        local_count: number of processes on its machine.
+        index: rank of this process, from 0.
+        count: world size.
+        local_index: rank among the processes of this machine, from 0.
+        local_count: processes on this machine.
     """
 
     index: int = 0
@@ -51,11 +48,11 @@ class Shard:
     local_count: int = 1
 
     def pick(self, names: tuple[str, ...]) -> list[str]:
-        """The names of this shard, in order."""
+        """Return the names of this shard, in order."""
         return list(names[self.index :: self.count])
 
     def own_device(self, device: str) -> str:
-        """The GPU of this process's own for `auto` or `cuda`, if several processes share a machine that has one; else as given."""
+        """Return this process's GPU for `auto` or `cuda` if processes share a machine with GPUs, else `device`."""
         if device not in ("auto", "cuda") or self.local_count == 1:
             return device
         import torch
@@ -64,7 +61,7 @@ class Shard:
 
 
 def shard_of_environment(environment: Mapping[str, str] = os.environ) -> Shard:
-    """Read this process's number from the variables that its launcher set; without any, it does all the work.
+    """Read this process's share from the variables of its launcher; all of the work without them.
 
     Raises:
         UsageError: if the variables are incomplete, no numbers, or contradict each other.
@@ -86,9 +83,16 @@ def shard_of_environment(environment: Mapping[str, str] = os.environ) -> Shard:
 
 
 def is_launched_alone(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether `accelerate launch` was asked for several processes and started one: without a GPU it needs --multi_gpu or MPI for more."""
+    """Return True if `accelerate launch` started one process only: without GPUs it takes --multi_gpu for more."""
     numbered = any(name in environment for names in _LAUNCHERS for name in names)
     return not numbered and "MASTER_ADDR" in environment and "ACCELERATE_MIXED_PRECISION" in environment
+
+
+def note_single_process() -> None:
+    """Print on stderr that `accelerate launch` started this process only, if so."""
+    if is_launched_alone():
+        one = "accelerate launch started this one process, which does all the work"
+        typer.echo(f"{one}; --multi_gpu starts more, on CPUs too.", err=True)
 
 
 def _number(environment: Mapping[str, str], name: str, default: str = "") -> int:
@@ -100,18 +104,14 @@ def _number(environment: Mapping[str, str], name: str, default: str = "") -> int
 
 
 def wait_for_others(shard: Shard, failed: bool) -> None:
-    """End the work of this process: tell the others, and, if it failed, wait until they have all ended theirs.
+    """Count this process as done and, if it is about to exit with an error, wait until all others are.
 
-    torchrun's agent terminates all processes as soon as one exits with an error, so one that only met an unreadable photograph
-    has to stay until the others are done. The agent's own store counts them. Under other launchers there is nothing to wait for.
-
-    Args:
-        shard: this process among all.
-        failed: whether it is about to exit with an error.
+    torchrun's agent terminates all processes as soon as one exits with an error, so a process that only found an
+    unreadable photograph must stay until the others are done; the agent's store counts them. No other launcher does so.
     """
     if shard.count == 1 or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return
-    from torch.distributed import TCPStore  # type: ignore[attr-defined] # public and documented, but not in torch's __all__
+    from torch.distributed import TCPStore  # type: ignore[attr-defined] # public, but not in torch's __all__
 
     key = f"sohes/ended/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     try:
@@ -122,4 +122,4 @@ def wait_for_others(shard: Shard, failed: bool) -> None:
             time.sleep(_POLL_S)
             ended = store.add(key, 0)
     except (KeyError, ValueError, OSError, RuntimeError):
-        return  # the agent that held the store has gone, and with it the processes that could be disturbed
+        return  # the agent has ended, and with it the processes that could be disturbed

@@ -1,4 +1,4 @@
-"""A clock of the steps: seconds spent in each, for the table at the end of a run and for the benchmarks."""
+"""Seconds spent in each step of the method, for the table at the end of a run and for the benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StepTimes:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Add the time spent inside the block to the step `name`."""
+        """Add the duration of the block to the step `name`."""
         start = time.perf_counter()
         try:
             yield
@@ -29,6 +29,6 @@ class StepTimes:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def add(self, other: StepTimes) -> None:
-        """Add another clock's seconds to this one's."""
+        """Add the seconds of another clock."""
         for name, seconds in other.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds

@@ -1,4 +1,4 @@
-"""Export to COCO: pycocotools loads the file, ids and parents hold over all images, masks agree with their areas and boxes."""
+"""COCO export: pycocotools loads the file, ids and parents are global, masks agree with areas and boxes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,14 @@ import weakref
 
 import numpy as np
 import pytest
+from label_cases import annotate
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from sohes_cli.errors import StoreError
 from sohes_cli.labels.coco import CocoSummary, export_coco
 from sohes_cli.labels.store import LabelStore
-from sohes_cli.structures import Annotation, LabelRecord
-
-
-def annotate(mask, annotation_id, score, parent=None, level=0):
-    rle = coco_mask.encode(np.asfortranarray(mask))
-    box = tuple(int(side) for side in coco_mask.toBbox(rle))
-    segmentation = {"size": list(mask.shape), "counts": rle["counts"].decode()}
-    return Annotation(annotation_id, segmentation, int(mask.sum()), box, score, level, parent)
+from sohes_cli.structures import LabelRecord
 
 
 def make_record(file_name, height, width, seed):
@@ -35,7 +29,7 @@ def make_record(file_name, height, width, seed):
     parents = [None, 7, 5, None]
     ids = [7, 5, 9, 2]
     annotations = [
-        annotate(m, i, rng.random(), p, lv) for m, i, p, lv in zip(masks, ids, parents, [0, 1, 2, 0], strict=True)
+        annotate(m, i, p, rng.random(), lv) for m, i, p, lv in zip(masks, ids, parents, [0, 1, 2, 0], strict=True)
     ]
     return LabelRecord(file_name, height, width, tuple(annotations))
 

@@ -1,4 +1,4 @@
-"""The index of a JSON file: its spans parse to what the whole file parses to, and damage is an error, never other values."""
+"""Index of a JSON file: its spans parse to the values of the whole file, and damage is an error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def index_of(text, behind=b""):
-    """A file of these bytes; `behind` lies behind it in memory, where nothing may look."""
+    """Make a file of these bytes; `behind` follows in memory and must not be read."""
     data = text if isinstance(text, bytes) else text.encode()
     return JsonFile(Path("some.json"), np.frombuffer(data + behind, np.uint8)[: len(data)])
 
@@ -180,7 +180,10 @@ def test_an_empty_object_has_no_members(text):
     assert index_of(text).members() == {}
 
 
-SMALL = b'\xef\xbb\xbf {"info": {"a": "\\\\\\"]"}, "images": [{"id": 12}, {"id": -3, "x": [1, "\\u00e9"]}],"annotations" : [ ] }'
+SMALL = (
+    b'\xef\xbb\xbf {"info": {"a": "\\\\\\"]"}, "images": [{"id": 12}, {"id": -3, "x": [1, "\\u00e9"]}],'
+    b'"annotations" : [ ] }'
+)
 
 
 @pytest.mark.parametrize("cut", range(len(SMALL)))
@@ -257,13 +260,13 @@ def test_an_array_with_missing_values_or_more_behind_it_is_damaged(text):
 
 
 def test_the_error_names_the_byte():
-    with pytest.raises(DatasetError, match=r"should end here \(byte 4\)"):
+    with pytest.raises(DatasetError, match=r"expected the end of the file \(byte 4\)"):
         index_of("[1] [2]").elements(0)
     with pytest.raises(DatasetError, match=r"ends too early \(byte 3\)"):
         index_of("[1,").elements(0)
-    with pytest.raises(DatasetError, match=r"should begin here \(byte 1\)"):
+    with pytest.raises(DatasetError, match=r"expected an array or an object \(byte 1\)"):
         index_of("[1]").elements(1)
-    with pytest.raises(DatasetError, match=r"should begin here \(byte 9\)"):
+    with pytest.raises(DatasetError, match=r"expected an array or an object \(byte 9\)"):
         index_of("[1]").elements(9)
 
 
@@ -333,5 +336,5 @@ def test_what_cannot_be_opened_is_named(tmp_path):
     with pytest.raises(DatasetError, match="cannot be read: Is a directory"):
         JsonFile.open(tmp_path)
     os.mkfifo(tmp_path / "pipe.json")  # as a shell's <(...) is
-    with pytest.raises(DatasetError, match=r"pipe\.json is no regular file"):
+    with pytest.raises(DatasetError, match=r"pipe\.json is not a regular file"):
         JsonFile.open(tmp_path / "pipe.json")

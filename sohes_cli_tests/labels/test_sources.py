@@ -1,4 +1,4 @@
-"""Sources of labels: every image with its own annotations from all three kinds, and duplicates, strays and damage named by file."""
+"""Label sources: every image with its annotations from all three formats; duplicates and damage named by file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
+from label_cases import annotate, rectangle
 
 from sohes_cli.errors import DatasetError, SohesError, StoreError
 from sohes_cli.labels.coco import export_coco
 from sohes_cli.labels.manifest import Manifest, open_store
-from sohes_cli.labels.sources import ImageEntry, open_source
-from sohes_cli.structures import Annotation, LabelRecord
+from sohes_cli.labels.sources import ImageEntry, open_label_source
+from sohes_cli.structures import LabelRecord
 
 H, W = 6, 8
 FULL = {"size": [H, W], "counts": [0, H * W]}
@@ -45,25 +45,12 @@ def loaded(source):
     return {i.file_name if i.id is None else i.id: [a.get("tag") for a in where.load()] for i, where in pairs}
 
 
-def rectangle(top, bottom, left, right):
-    mask = np.zeros((H, W), np.uint8)
-    mask[top:bottom, left:right] = 1
-    return mask
-
-
-def annotate(mask, annotation_id, score, parent=None, level=0):
-    rle = coco_mask.encode(np.asfortranarray(mask))
-    box = tuple(int(side) for side in coco_mask.toBbox(rle))
-    return Annotation(
-        annotation_id, {"size": [H, W], "counts": rle["counts"].decode()}, int(mask.sum()), box, score, level, parent
-    )
-
-
 def family(file_name):
     """Parents after and before their children, and ids without order."""
-    masks = [rectangle(2, 4, 2, 5), rectangle(0, 6, 0, 8), rectangle(1, 5, 1, 6), rectangle(5, 6, 7, 8)]
+    corners = [(2, 2, 5, 4), (0, 0, 8, 6), (1, 1, 6, 5), (7, 5, 8, 6)]
+    masks = [rectangle(*corner, (H, W)) for corner in corners]
     rows = [(4, 0.5, 9, 2), (7, 0.25, None, 0), (9, 1.0, 7, 1), (2, 0.125, None, 0)]
-    annotations = tuple(annotate(m, i, s, p, lv) for m, (i, s, p, lv) in zip(masks, rows, strict=True))
+    annotations = tuple(annotate(m, i, p, s, lv) for m, (i, s, p, lv) in zip(masks, rows, strict=True))
     return LabelRecord(file_name, H, W, annotations)
 
 
@@ -77,7 +64,7 @@ def store(tmp_path):
 
 
 def test_a_label_folder(store):
-    source = open_source(store.root)
+    source = open_label_source(store.root)
     assert (source.kind, source.path, source.info, source.n_annotations) == ("label folder", store.root, {}, 0)
     assert list(source.images) == [ImageEntry(None, name) for name in store.names()]
     for index, name in enumerate(store.names()):
@@ -88,7 +75,7 @@ def test_a_label_folder(store):
 
 def test_an_exported_folder_holds_the_same_records(tmp_path, store):
     export_coco(store, tmp_path / "labels.json")
-    source = open_source(tmp_path / "labels.json")
+    source = open_label_source(tmp_path / "labels.json")
     assert (source.kind, source.n_annotations) == ("annotation file", 12)
     assert source.info["description"].startswith("Hierarchical")
     assert [i.file_name for i in source.images] == store.names()
@@ -109,11 +96,11 @@ def test_annotations_are_those_of_their_image_in_file_order(tmp_path):
     owners = rng.permutation(np.repeat([7, -3, 0, 10**15, 5], [9, 30, 1, 4, 0])).tolist()
     annotations = [annotation(k, owner, tag=k) for k, owner in enumerate(owners)]
     expected = {i: [k for k, owner in enumerate(owners) if owner == i] for i in (-3, 0, 5, 7, 10**15)}
-    source = open_source(coco(tmp_path, [image(i) for i in (10**15, 7, 5, 0, -3)], annotations))
+    source = open_label_source(coco(tmp_path, [image(i) for i in (10**15, 7, 5, 0, -3)], annotations))
     assert loaded(source) == expected
     assert [i.id for i in source.images] == list(expected)
     assert source.images[0] == ImageEntry(-3, "-3.jpg", H, W)
-    results = open_source(write(tmp_path, annotations))
+    results = open_label_source(write(tmp_path, annotations))
     assert (results.kind, results.n_annotations, results.info) == ("result file", 44, {})
     assert list(loaded(results).items()) == [item for item in expected.items() if item[1]]
     assert results.images[0] == ImageEntry(-3, None)
@@ -126,13 +113,13 @@ def test_image_ids_of_all_kinds(tmp_path):
     annotations = [annotation(k, ids[k % 8], tag=k) for k in range(20)]
     expected = {i: [k for k in range(20) if ids[k % 8] == i] for i in (0, 2.5, 3, 10**20, "3", "a", "b", "é\n")}
     for data in ({"images": images, "annotations": annotations}, annotations):
-        assert list(loaded(open_source(write(tmp_path, data))).items()) == list(expected.items())
+        assert list(loaded(open_label_source(write(tmp_path, data))).items()) == list(expected.items())
 
 
 def test_a_whole_number_written_as_fraction_is_the_same_id(tmp_path):
     annotations = [annotation(1, 7.0, tag="a"), annotation(2, 7, tag="b")]
-    assert loaded(open_source(coco(tmp_path, [image(7)], annotations))) == {7: ["a", "b"]}
-    assert loaded(open_source(write(tmp_path, annotations))) == {7: ["a", "b"]}
+    assert loaded(open_label_source(coco(tmp_path, [image(7)], annotations))) == {7: ["a", "b"]}
+    assert loaded(open_label_source(write(tmp_path, annotations))) == {7: ["a", "b"]}
 
 
 def test_an_id_inside_a_nested_object_does_not_count(tmp_path):
@@ -144,13 +131,13 @@ def test_an_id_inside_a_nested_object_does_not_count(tmp_path):
         "list": ["image_id", 1, 2],
     }
     data = [{**nested, "segmentation": FULL}, {**nested, "id": 7, "segmentation": FULL}]
-    assert loaded(open_source(coco(tmp_path, [image(1), image(2)], data))) == {1: [], 2: [None, None]}
+    assert loaded(open_label_source(coco(tmp_path, [image(1), image(2)], data))) == {1: [], 2: [None, None]}
 
 
 def test_files_without_masks(tmp_path):
-    assert list(open_source(write(tmp_path, [])).images) == []
-    assert list(open_source(coco(tmp_path, [], [])).locations) == []
-    source = open_source(coco(tmp_path, [image(1)], []))
+    assert list(open_label_source(write(tmp_path, [])).images) == []
+    assert list(open_label_source(coco(tmp_path, [], [])).locations) == []
+    source = open_label_source(coco(tmp_path, [image(1)], []))
     assert (loaded(source), source.n_annotations) == ({1: []}, 0)
     assert source.record(0) == LabelRecord("1.jpg", H, W)
 
@@ -161,7 +148,7 @@ def test_info_of_any_kind_is_read(tmp_path, info):
         {"info": info, "images": [image(1)], "annotations": []},
         {"images": [image(1)], "annotations": [], "info": info},
     ):
-        assert open_source(write(tmp_path, data)).info == (info if isinstance(info, dict) else {})
+        assert open_label_source(write(tmp_path, data)).info == (info if isinstance(info, dict) else {})
 
 
 def test_lvis_names_images_by_address(tmp_path):
@@ -171,7 +158,7 @@ def test_lvis_names_images_by_address(tmp_path):
         {"id": 5, "coco_url": None, "height": H, "width": W},
     ]
     images += [{"id": 6, "file_name": "", "height": H, "width": W}, image(7, coco_url=url)]
-    assert [i.file_name for i in open_source(coco(tmp_path, images, [])).images] == [
+    assert [i.file_name for i in open_label_source(coco(tmp_path, images, [])).images] == [
         "5",
         "6",
         "7.jpg",
@@ -180,7 +167,7 @@ def test_lvis_names_images_by_address(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("images", "annotations", "told"),
+    ("images", "annotations", "message"),
     [
         ([image(1), image(2), image(1, file_name="x.jpg")], [], "the image id 1 more than once"),
         ([image("a"), image("a", file_name="x.jpg")], [], "the image id 'a' more than once"),
@@ -194,11 +181,11 @@ def test_lvis_names_images_by_address(tmp_path):
         ([image(1)], [annotation(k // 2, 1) for k in range(10)], "the annotation id 0, 1, 2 and 2 more more than once"),
     ],
 )
-def test_duplicates_are_refused(tmp_path, images, annotations, told):
+def test_duplicates_are_refused(tmp_path, images, annotations, message):
     path = coco(tmp_path, images, annotations)
     with pytest.raises(DatasetError) as error:
-        open_source(path)
-    assert error.value.message == f"{path} holds {told}."
+        open_label_source(path)
+    assert error.value.message == f"{path} holds {message}."
     assert error.value.hint
 
 
@@ -208,7 +195,7 @@ def test_an_annotation_of_an_unlisted_image_is_named(tmp_path):
         with pytest.raises(
             DatasetError, match=f"some.json: annotation 44 belongs to image {stray!r}, which the file does not list"
         ):
-            open_source(path)
+            open_label_source(path)
 
 
 @pytest.mark.parametrize("value", [None, True, [1], {"id": 1}])
@@ -218,19 +205,19 @@ def test_ids_that_are_no_ids_are_refused(tmp_path, value):
         write(tmp_path, [annotation(1, 1), annotation(2, value)]),
     ):
         with pytest.raises(DatasetError, match=r"some\.json: annotation 2 has no valid image_id"):
-            open_source(path)
+            open_label_source(path)
     with pytest.raises(DatasetError, match=r"some\.json: an image lacks a valid id"):
-        open_source(coco(tmp_path, [image(1), image(value)], []))
+        open_label_source(coco(tmp_path, [image(1), image(value)], []))
     if value is not None:
         with pytest.raises(DatasetError, match=r"some\.json: annotation 2 has the id"):
-            open_source(coco(tmp_path, [image(1)], [annotation(1, 1), annotation(value, 1)]))
+            open_label_source(coco(tmp_path, [image(1)], [annotation(1, 1), annotation(value, 1)]))
 
 
 @pytest.mark.parametrize("item", [1, "text", None, [], ["id", "image_id", 1, 2], {}])
 def test_what_is_no_annotation_is_refused(tmp_path, item):
     for path in (coco(tmp_path, [image(1)], [annotation(1, 1), item]), write(tmp_path, [annotation(1, 1), item])):
         with pytest.raises(DatasetError, match=r"some\.json: annotation 2 has no valid image_id"):
-            open_source(path)
+            open_label_source(path)
 
 
 @pytest.mark.parametrize(
@@ -256,11 +243,11 @@ def test_what_is_no_annotation_is_refused(tmp_path, item):
 )
 def test_images_without_id_or_size_are_refused(tmp_path, bad):
     with pytest.raises(DatasetError, match=r"some\.json: an image lacks a valid id, height or width"):
-        open_source(coco(tmp_path, [image(2), bad], []))
+        open_label_source(coco(tmp_path, [image(2), bad], []))
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "is empty"),
         (" \n", "not valid JSON"),
@@ -273,33 +260,33 @@ def test_images_without_id_or_size_are_refused(tmp_path, bad):
         ('{"images": [], "annotations": {"a": {"image_id": 1}}}', "has no list of annotations"),
         ('{"images": {"a": 1}, "annotations": []}', "has no list of images"),
         ('{"images": [], "annotations": []', "ends too early"),
-        ('{"images": [], "annotations": []}\n{"images": [], "annotations": []}', "should end here"),
-        ('[{"image_id": 1}]\n[{"image_id": 2}]', "should end here"),
+        ('{"images": [], "annotations": []}\n{"images": [], "annotations": []}', "expected the end of the file"),
+        ('[{"image_id": 1}]\n[{"image_id": 2}]', "expected the end of the file"),
         ('[{"image_id": 1}', "ends too early"),
     ],
 )
-def test_files_of_other_kinds_and_damaged_ones_are_named(tmp_path, text, told):
+def test_files_of_other_kinds_and_damaged_ones_are_named(tmp_path, text, message):
     path = write(tmp_path, text)
-    with pytest.raises(DatasetError, match=rf"some\.json.*({told})") as error:
-        open_source(path)
+    with pytest.raises(DatasetError, match=rf"some\.json.*({message})") as error:
+        open_label_source(path)
     assert error.value.hint
 
 
 def test_missing_files_and_folders_that_hold_no_labels(tmp_path):
     with pytest.raises(DatasetError, match=r"none\.json cannot be read: No such file"):
-        open_source(tmp_path / "none.json")
+        open_label_source(tmp_path / "none.json")
     with pytest.raises(StoreError, match=str(tmp_path)):
-        open_source(tmp_path)
+        open_label_source(tmp_path)
     (tmp_path / "a.jpg.json").write_text(json.dumps(LabelRecord("a.jpg", H, W).to_json()))
     with pytest.raises(StoreError, match=str(tmp_path)):
-        open_source(tmp_path)
+        open_label_source(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "null", '{"annotations": 5}', '{"annotations": [5]}', "\udcff"])
 def test_a_damaged_record_of_a_folder_is_named(store, text):
     path = store.record_path("a.jpg")
     path.write_bytes(text.encode(errors="surrogateescape"))
-    source = open_source(store.root)
+    source = open_label_source(store.root)
     for call in (source.locations[0].load, lambda: source.record(0)):
         with pytest.raises(SohesError, match=r"a\.jpg\.json"):
             call()
@@ -310,14 +297,14 @@ def test_a_damaged_record_of_a_folder_is_named(store, text):
 
 def test_damage_inside_an_annotation_shows_when_it_is_loaded(tmp_path):
     good, bad = json.dumps(annotation(1, 1)), '{"id": 2, "image_id": 2, "x": tru}'
-    source = open_source(write(tmp_path, f"[{good}, {bad}]"))
+    source = open_label_source(write(tmp_path, f"[{good}, {bad}]"))
     assert len(source.locations[0].load()) == 1
     with pytest.raises(DatasetError, match=r"some\.json is not valid JSON"):
         source.locations[1].load()
 
 
 def one_image(tmp_path, *annotations):
-    return open_source(coco(tmp_path, [image(1)], annotations))
+    return open_label_source(coco(tmp_path, [image(1)], annotations))
 
 
 def test_a_record_leaves_crowds_out_and_roots_their_parts(tmp_path):
@@ -377,7 +364,7 @@ def test_a_segmentation_that_is_missing_is_named(tmp_path):
 
 def test_a_result_file_has_no_records(tmp_path):
     with pytest.raises(DatasetError, match=r"some\.json does not name its images"):
-        open_source(write(tmp_path, [annotation(1, 1)])).record(0)
+        open_label_source(write(tmp_path, [annotation(1, 1)])).record(0)
 
 
 def test_a_large_file_is_opened_in_a_fraction_of_the_memory_of_parsing_it(tmp_path):
@@ -386,7 +373,7 @@ def test_a_large_file_is_opened_in_a_fraction_of_the_memory_of_parsing_it(tmp_pa
         f'{{"id":{k},"image_id":{k % 50},"score":0.5,"segmentation":{{"size":[6,8],"counts":"o1"}}}}' for k in range(n)
     )
     path = write(tmp_path, f"[{text}]")
-    open_source(write(tmp_path, "[]", "warm.json"))  # compilation is not to be counted
+    open_label_source(write(tmp_path, "[]", "warm.json"))  # compilation is not to be counted
 
     def peak(call):
         tracemalloc.start()
@@ -395,7 +382,7 @@ def test_a_large_file_is_opened_in_a_fraction_of_the_memory_of_parsing_it(tmp_pa
         tracemalloc.stop()
         return size
 
-    source = open_source(path)
+    source = open_label_source(path)
     assert source.n_annotations == n
     assert [a["id"] for a in source.locations[49].load()] == list(range(49, n, 50))
-    assert peak(lambda: open_source(path)) < peak(lambda: json.loads(path.read_bytes())) / 4
+    assert peak(lambda: open_label_source(path)) < peak(lambda: json.loads(path.read_bytes())) / 4

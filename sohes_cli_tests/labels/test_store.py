@@ -165,7 +165,7 @@ def test_a_record_under_the_name_of_another_image_is_refused(tmp_path):
     store.write(make_record("a.jpg"))
     store.record_path("a.jpg").rename(store.record_path("b.jpg"))
     assert read_record(tmp_path / "b.jpg.json").file_name == "a.jpg"
-    with pytest.raises(StoreError, match=r"should be the record of 'b\.jpg', but says it is that of 'a\.jpg'"):
+    with pytest.raises(StoreError, match=r"should be the record of 'b\.jpg', but belongs to 'a\.jpg'"):
         store.read("b.jpg")
 
 

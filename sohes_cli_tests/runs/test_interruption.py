@@ -19,7 +19,7 @@ def test_the_first_signal_asks_and_says_so(number: signal.Signals, capfd: pytest
         os.kill(os.getpid(), number)
         assert stop.is_set()
         os.kill(os.getpid(), number)
-    assert capfd.readouterr().err.count("Stopping after the photographs in work") == 1
+    assert capfd.readouterr().err.count("Stopping after the photographs in progress") == 1
 
 
 def test_a_second_signal_that_is_no_echo_insists(monkeypatch: pytest.MonkeyPatch) -> None:
