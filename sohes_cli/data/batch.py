@@ -1,8 +1,8 @@
-"""The values that travel from the data to the losses: one example, and a batch of them.
+"""Data structures from the dataset to the losses: training examples and batches.
 
-Masks are packed bits, 8 pixels a byte, so 200 masks of 1,024 x 1,024 pixels take 26 MB and can be sampled at points on any device
-(see `sohes_cli.training.points`). Pixel (y, x) of an image H x W is bit x * H + y, counted from the lowest bit of byte 0: column by
-column, as in COCO's run-lengths.
+Masks are packed bits, 8 pixels per byte: 200 masks of 1,024 x 1,024 pixels take 26 MB, and `sohes_cli.training.points`
+samples them at points on any device. Pixel (y, x) of an image H x W is bit x * H + y, counted from the lowest bit of
+byte 0: column-major, as in COCO's run-length encoding.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ __all__ = ["Batch", "Example", "WeakBatch", "WeakView", "collate", "pad_images"]
 
 @dataclass(frozen=True)
 class WeakView:
-    """What the teacher of phase 3 sees of a photograph, and where the student's view of it lies.
+    """The teacher's view of a photograph in phase 3.
 
     Args:
         pixels: RGB, uint8 [h, w, 3].
-        crop: of these pixels.
-        student: the crop of the example, of the same photograph.
+        crop: the crop of the photograph that `pixels` shows.
+        student: the student's crop of the same photograph.
     """
 
     pixels: Tensor
@@ -39,13 +39,13 @@ class WeakView:
 
 @dataclass(frozen=True)
 class WeakBatch:
-    """The weak views of B examples, padded as their images are.
+    """Weak views of B examples, padded to one size.
 
     Args:
-        pixels: RGB, uint8 [B, H, W, 3]; 0 outside of an image.
+        pixels: RGB, uint8 [B, H, W, 3]; 0 in the padding.
         sizes: (height, width) of each view.
-        crops: of each view.
-        students: the crop of each example.
+        crops: the teacher's crops.
+        students: the student's crops.
     """
 
     pixels: Tensor
@@ -54,22 +54,22 @@ class WeakBatch:
     students: tuple[Crop, ...]
 
     def part(self, cut: slice) -> WeakBatch:
-        """The weak views of some of the examples."""
+        """Return the weak views of some of the examples."""
         return WeakBatch(self.pixels[cut], self.sizes[cut], self.crops[cut], self.students[cut])
 
 
 @dataclass(frozen=True)
 class Example:
-    """One photograph as a step of training sees it.
+    """One training example.
 
     Args:
-        number: of the sample in the run, from which everything random about it follows.
+        number: index of the sample in the run; seeds everything random about it.
         name: path of the photograph relative to the image folder.
         pixels: RGB, uint8 [H, W, 3].
-        masks: packed bits, uint8 [N, ceil(H * W / 8)]; no mask is empty.
-        parents: for each mask the index of the one that it is a part of, or -1, int64 [N].
-        errors: messages of photographs that were to be shown first and cannot be.
-        weak: what the teacher sees, in phase 3.
+        masks: packed bits of non-empty masks, uint8 [N, ceil(H * W / 8)].
+        parents: index of each mask's parent, -1 for a root, int64 [N].
+        errors: messages of unreadable photographs that this one replaces.
+        weak: the teacher's view, in phase 3.
     """
 
     number: int
@@ -83,17 +83,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """B examples, their images padded to one size.
+    """B examples, padded to one size; fields as in `Example`, one entry per image.
 
     Args:
-        pixels: RGB, uint8 [B, H, W, 3], H and W the largest of the batch rounded up to multiples of the stride; 0 outside of an image.
+        pixels: RGB, uint8 [B, H, W, 3], H and W multiples of the stride; 0 in the padding.
         sizes: (height, width) of each image.
-        masks: of each image, uint8 [N, ceil(height * width / 8)], packed for the image's own size.
-        parents: of each image, int64 [N].
-        numbers: of each sample in the run.
-        names: of each photograph.
-        errors: messages of photographs that could not be read.
-        weak: what the teacher sees of them, in phase 3.
+        masks: uint8 [N, ceil(height * width / 8)] each, packed for the image's own size.
+        errors: messages of all unreadable photographs.
     """
 
     pixels: Tensor
@@ -109,11 +105,11 @@ class Batch:
         return len(self.sizes)
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch, its pixels and masks on a device; parents stay on the CPU, where matching needs them."""
+        """Move pixels and masks to a device; parents stay on the CPU for matching."""
         return self._moved(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> Batch:
-        """The same batch in memory from which a GPU copies by itself."""
+        """Copy pixels and masks to pinned memory."""
         return self._moved(lambda tensor: tensor.pin_memory())
 
     def _moved(self, move: Callable[[Tensor], Tensor]) -> Batch:
@@ -121,7 +117,7 @@ class Batch:
         return replace(self, pixels=move(self.pixels), masks=tuple(map(move, self.masks)), weak=weak)
 
     def split(self, parts: int) -> list[Batch]:
-        """The batch in up to `parts` consecutive parts, as equal as can be, none of them empty."""
+        """Split into up to `parts` consecutive non-empty batches of nearly equal size."""
         size = -(-len(self) // parts)
         cuts = [slice(i, i + size) for i in range(0, len(self), size)]
         names = ("pixels", "sizes", "masks", "parents", "numbers", "names")
@@ -132,11 +128,7 @@ class Batch:
 
 
 def pad_images(images: Sequence[Tensor], stride: int) -> Tensor:
-    """Pad images [H, W, 3] to one size, the largest of each side rounded up to a multiple of `stride`, at the right and the bottom.
-
-    Returns:
-        uint8 [B, H, W, 3], 0 beyond an image.
-    """
+    """Pad images, uint8 [h, w, 3], with 0 to one size, multiples of `stride`, uint8 [B, H, W, 3]."""
     height, width = (-(-max(image.shape[side] for image in images) // stride) * stride for side in (0, 1))
     padded = torch.zeros(len(images), height, width, 3, dtype=torch.uint8)
     for canvas, image in zip(padded, images, strict=True):
@@ -145,7 +137,7 @@ def pad_images(images: Sequence[Tensor], stride: int) -> Tensor:
 
 
 def collate(examples: list[Example], stride: int) -> Batch:
-    """Make a batch of examples; see `pad_images`."""
+    """Batch examples, padded to multiples of `stride`."""
     return Batch(
         pixels=pad_images([e.pixels for e in examples], stride),
         sizes=tuple((e.pixels.shape[0], e.pixels.shape[1]) for e in examples),
@@ -159,7 +151,7 @@ def collate(examples: list[Example], stride: int) -> Batch:
 
 
 def _weak_batch(examples: list[Example], stride: int) -> WeakBatch | None:
-    """The weak views, which all of the examples have or none."""
+    """Batch the weak views, of all examples or of none."""
     views = [example.weak for example in examples if example.weak is not None]
     if not views:
         return None

@@ -1,7 +1,7 @@
-"""Photographs and labels by number -> examples, whose crop and labels follow from the run's seed and the number alone.
+"""Photographs and labels -> training and validation examples by number.
 
-So an example is the same whichever worker or process makes it and however often a run was stopped. Examples for validation hold nothing
-random: the whole photograph and its best-scoring labels.
+A training example depends on the run's seed and its number alone, so it is the same in any worker or process and after
+any interruption. A validation example has no randomness: the whole photograph and its best-scoring labels.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingExamples", "ValidationExamples", "split_photographs"]
 
-_SPLIT = 2  # stream of random numbers of a run's seed; 0 and 1 are those of `sohes_cli.training.loading`
+_SPLIT = 2  # random stream of the run's seed; `sohes_cli.data.sampling` uses 0 and 1
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingExamples:
-    """Crops by their number in the run, counted over all epochs; each epoch shows every photograph once.
+    """Random crops by sample number, counted over all epochs; each epoch shows every photograph once.
 
     Args:
-        source: the photographs.
-        indices: those that are trained on, int64 [N].
+        source: photographs with labels.
+        indices: training photographs, int64 [N].
         config: crops and labels.
         seed: of the run.
-        views: of phase 3, whose examples also have what its teacher sees; their crops and labels are those of phase 2.
+        views: settings of phase 3, which adds the teacher's view; crops and labels equal those of phase 2.
     """
 
     source: LabeledPhotographs
@@ -51,14 +51,14 @@ class TrainingExamples:
     views: ViewsConfig | None = None
 
     def __getitem__(self, number: int) -> Example:
-        """The example of a photograph, or of the next one whose pixels and labels can be read; its errors name the others.
+        """Build an example; unreadable photographs are replaced by the next one and listed in its `errors`.
 
         Raises:
             SohesError: if twenty in a row, or all, cannot be read.
         """
-        photographs = len(self.indices)
-        place = photograph_of(number, photographs, self.seed)
-        example, errors = first_readable(lambda p: self._example(number, int(self.indices[p])), place, photographs)
+        count = len(self.indices)
+        position = photograph_of(number, count, self.seed)
+        example, errors = first_readable(lambda p: self._example(number, int(self.indices[p])), position, count)
         return replace(example, errors=errors)
 
     def _example(self, number: int, index: int) -> Example:
@@ -69,11 +69,11 @@ class TrainingExamples:
 
 @dataclass(frozen=True, eq=False)
 class ValidationExamples:
-    """Whole photographs and their best-scoring labels by number, from 0.
+    """Whole photographs with their best-scoring labels, by number from 0.
 
     Args:
-        source: the photographs.
-        indices: those that are measured, int64 [N].
+        source: photographs with labels.
+        indices: validation photographs, int64 [N].
         config: size of the photographs and number of labels.
     """
 
@@ -85,11 +85,11 @@ class ValidationExamples:
         return len(self.indices)
 
     def __getitem__(self, number: int) -> Example:
-        """The example of one photograph.
+        """Build the example of one photograph.
 
         Raises:
             SohesError: if its pixels or labels cannot be read.
-            IndexError: if there is no such photograph.
+            IndexError: if the number is out of range.
         """
         record = self.source.record(int(self.indices[number]))
         crop = full_crop(record.height, record.width, self.config.image_size)
@@ -97,25 +97,17 @@ class ValidationExamples:
 
 
 def split_photographs(count: int, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the photographs that are left out of training.
-
-    Args:
-        count: of all photographs.
-        held_out: how many are left out, see `DataConfig.validation_of`.
-        seed: of the run.
+    """Split photographs 0 ... count - 1 at random.
 
     Returns:
-        The photographs to train on, int64 [count - held_out], and those left out, int64 [held_out], both ascending.
+        Training photographs, int64 [count - held_out], and validation photographs, int64 [held_out], both ascending.
 
     Raises:
-        UsageError: if none would be left to train on.
+        UsageError: if no photograph would remain for training.
     """
     if held_out >= count:
-        message = (
-            f"data.validation leaves nothing to train on: {held_out:,} of {count:,} photographs would be held out."
-        )
         raise UsageError(
-            message,
+            f"data.validation holds out {held_out:,} of {count:,} photographs and leaves none for training.",
             f"Give --set data.validation=... less than {count:,} (0 holds none out), or label more photographs.",
         )
     order = np.random.default_rng((seed, _SPLIT)).permutation(count)
@@ -131,16 +123,15 @@ def _example(
     rng: Generator | None,
     views: ViewsConfig | None = None,
 ) -> Example:
-    """The example of a crop; labels come first, since they are read faster than pixels are decoded, should one be damaged."""
-    masks, parents = crop_targets(record, crop, config, rng)
-    seen = None if views is None or rng is None else _weak_crop(crop, config, rng, views)
-    pixels = source.pixels(record, max(c.working_size for c in (crop, seen) if c is not None))
-    weak = None if seen is None else WeakView(torch.from_numpy(seen.cut(pixels)), seen, crop)
+    masks, parents = crop_targets(record, crop, config, rng)  # before the pixels: damaged labels fail faster
+    weak_crop = None if views is None or rng is None else _draw_weak_crop(crop, config, rng, views)
+    pixels = source.pixels(record, max(c.working_size for c in (crop, weak_crop) if c is not None))
+    weak = None if weak_crop is None else WeakView(torch.from_numpy(weak_crop.cut(pixels)), weak_crop, crop)
     return Example(number, record.file_name, torch.from_numpy(crop.cut(pixels)), masks, parents, weak=weak)
 
 
-def _weak_crop(student: Crop, config: DataConfig, rng: Generator, views: ViewsConfig) -> Crop:
-    """What the teacher sees beside the student's crop; drawn last, so that all else is drawn as in phase 2."""
+def _draw_weak_crop(student: Crop, config: DataConfig, rng: Generator, views: ViewsConfig) -> Crop:
+    """Draw the teacher's crop; last, so that all other draws equal those of phase 2."""
     if views.weak == "crop":
         return student
     whole = full_crop(student.source_height, student.source_width, config.image_size)

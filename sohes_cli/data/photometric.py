@@ -1,9 +1,9 @@
-"""Changes of a view's colors: drawn on the CPU as six numbers, done on the device for a whole batch at once.
+"""Photometric augmentation: parameters drawn on the CPU as six numbers per view, applied to a batch on the device.
 
-Brightness, saturation, hue and the loss of color are 3 x 3 matrices on RGB (hue turns the chroma plane of YIQ), contrast scales around
-the mean gray, so that all of them together are one affine map of each pixel; blur is a Gaussian whose width differs by view.
+Brightness, saturation, hue (a rotation of YIQ's chroma plane) and grayscale are 3 x 3 matrices on RGB, contrast scales
+around the mean gray: together one affine map per pixel. Blur is Gaussian, with a sigma per view.
 
-Source: the augmentations of DINO (Caron et al. 2021), as matrices; its solarization is left out, because it turns shading inside out.
+Source: the augmentations of DINO (Caron et al. 2021) without solarization, which inverts shading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ColorSettings", "change_colors", "draw_colors"]
 
-
 _STRENGTH = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue in turns
 _SIGMA = (0.1, 2.0)  # of the blur, in pixels of a 224 px view
 _SIGMA_SIDE = 224
@@ -31,7 +30,7 @@ _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 class ColorSettings(Protocol):
-    """Probabilities of the changes of a view, and the strength of the first; 1 is DINO's."""
+    """Probabilities of color jitter, grayscale and blur, and the strength of the jitter relative to DINO's."""
 
     @property
     def jitter(self) -> float: ...
@@ -44,11 +43,11 @@ class ColorSettings(Protocol):
 
 
 def draw_colors(config: ColorSettings, rng: Generator) -> NDArray[np.float32]:
-    """Draw the changes of one view, float32 [6].
+    """Draw the augmentation of one view.
 
     Returns:
-        Factors of brightness, contrast and saturation, the hue in turns, gray (0 or 1), and the blur's sigma in pixels of a
-        view of 224 pixels (0 for none).
+        float32 [6]: factors of brightness, contrast and saturation, hue rotation in turns, grayscale (0 or 1), and the
+        blur's sigma in pixels of a view of 224 pixels (0: no blur).
     """
     colors = np.array([1, 1, 1, 0, 0, 0], np.float32)
     if rng.random() < config.jitter:
@@ -67,14 +66,14 @@ def draw_colors(config: ColorSettings, rng: Generator) -> NDArray[np.float32]:
 
 
 def change_colors(pixels: Tensor, colors: Tensor) -> Tensor:
-    """Change the colors of views as drawn.
+    """Apply the augmentation of each view.
 
     Args:
-        pixels: RGB in [0, 1], float [N, 3, H, W]; a blur is measured by the shorter side.
-        colors: what `draw_colors` drew for each, float [N, 6].
+        pixels: RGB in [0, 1], float [N, 3, H, W]; the blur's sigma scales with the shorter side.
+        colors: parameters from `draw_colors`, float [N, 6].
 
     Returns:
-        Changed views in [0, 1], float [N, 3, H, W].
+        Augmented views in [0, 1], float [N, 3, H, W].
     """
     matrix, contrast = _color_matrices(colors), colors[:, 1, None, None]
     luma = pixels.new_tensor(_LUMA)
@@ -88,7 +87,7 @@ def change_colors(pixels: Tensor, colors: Tensor) -> Tensor:
 
 
 def _color_matrices(colors: Tensor) -> Tensor:
-    """Brightness, saturation, hue and gray of each view as one matrix on RGB, [N, 3, 3]."""
+    """Compose brightness, saturation, hue and grayscale to one matrix on RGB per view, [N, 3, 3]."""
     eye = torch.eye(3, device=colors.device, dtype=colors.dtype)
     gray = colors.new_tensor(_LUMA).expand(3, 3)  # every row is the luma
     brightness, saturation, hue = colors[:, 0, None, None], colors[:, 2, None, None], 2 * math.pi * colors[:, 3]
@@ -103,14 +102,13 @@ def _color_matrices(colors: Tensor) -> Tensor:
 
 
 def _blur(pixels: Tensor, sigmas: Tensor) -> Tensor:
-    """Gaussian blur with a width of its own for each view; sigmas in pixels, float [N]."""
+    """Blur each view with its own sigma in pixels, float [N]."""
     radius = max(1, math.ceil(2.5 * _SIGMA[1] * min(pixels.shape[2:]) / _SIGMA_SIDE))
     offsets = torch.arange(-radius, radius + 1, device=pixels.device, dtype=pixels.dtype)
     kernels = torch.softmax(-0.5 * (offsets / sigmas.clamp(min=1e-3)[:, None]) ** 2, dim=1)  # [N, 2 r + 1], sum 1
     n, c, h, w = pixels.shape
-    planes = functional.pad(
-        pixels.reshape(1, n * c, h, w), (radius,) * 4, mode="reflect" if radius < min(h, w) else "replicate"
-    )
+    mode = "reflect" if radius < min(h, w) else "replicate"
+    planes = functional.pad(pixels.reshape(1, n * c, h, w), (radius,) * 4, mode=mode)
     kernels = kernels.repeat_interleave(c, 0)
     planes = functional.conv2d(planes, kernels[:, None, None, :], groups=n * c)
     return functional.conv2d(planes, kernels[:, None, :, None], groups=n * c).view_as(pixels)

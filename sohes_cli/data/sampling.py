@@ -1,4 +1,7 @@
-"""Which photograph a sample shows, and its source of random numbers, from the seed of the run and the number of the sample alone."""
+"""Sampling of photographs: order of each epoch, random generator of each sample, and replacement of unreadable files.
+
+All of it depends on the run's seed and the sample's number alone, so a resumed run draws the same samples.
+"""
 
 from __future__ import annotations
 
@@ -22,32 +25,30 @@ S = TypeVar("S")
 
 
 def photograph_of(number: int, photographs: int, seed: int) -> int:
-    """Which photograph a sample shows: each epoch is a permutation of its own.
+    """Return the photograph of a sample, by its number in the run; each epoch is a random permutation."""
+    epoch, position = divmod(number, photographs)
+    return int(_permutation(epoch, photographs, seed)[position])
 
-    Args:
-        number: of the sample in the run, from 0.
-        photographs: how many there are.
-        seed: of the run.
-    """
-    epoch, place = divmod(number, photographs)
-    return int(_order(epoch, photographs, seed)[place])
+
+@lru_cache(maxsize=2)  # a batch may span two epochs
+def _permutation(epoch: int, photographs: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, 0, epoch)).permutation(photographs)
 
 
 def sample_generator(number: int, seed: int) -> np.random.Generator:
-    """The source of everything that is drawn to make a sample."""
+    """Return the random generator of a sample."""
     return np.random.default_rng((seed, 1, number))
 
 
 def first_readable(read: Callable[[int], S], index: int, photographs: int) -> tuple[S, tuple[str, ...]]:
-    """Read a photograph, or the next one that can be read.
+    """Read a photograph, or the next readable one.
 
     Args:
-        read: reads one by its index; raises SohesError if it cannot be read.
-        index: of the photograph.
-        photographs: how many there are; the first follows the last.
+        read: function of an index below `photographs` that raises SohesError if the photograph cannot be read.
+        index: of the photograph; the first one follows the last.
 
     Returns:
-        What was read, and the messages of those that could not be.
+        The result of `read`, and the error messages of unreadable photographs.
 
     Raises:
         SohesError: if twenty in a row, or all, cannot be read.
@@ -58,11 +59,5 @@ def first_readable(read: Callable[[int], S], index: int, photographs: int) -> tu
             return read((index + attempt) % photographs), tuple(errors)
         except SohesError as error:
             errors.append(str(error))
-    raise SohesError(
-        f"{len(errors)} photographs in a row cannot be read; the last: {errors[-1]}", "Mend or remove them."
-    )
-
-
-@lru_cache(maxsize=2)  # a batch may lie in two epochs
-def _order(epoch: int, photographs: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng((seed, 0, epoch)).permutation(photographs)
+    message = f"{len(errors)} photographs in a row cannot be read; the last: {errors[-1]}"
+    raise SohesError(message, "Mend or remove them.")

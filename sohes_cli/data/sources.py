@@ -1,7 +1,7 @@
-"""Photographs with their labels by number: a label folder of `sohes explore` or a COCO annotation file, and the folder of its images.
+"""Photographs with labels by number: a label folder of `sohes explore` or a COCO annotation file, and an image folder.
 
-Labels and pixels are read when they are asked for, one photograph at a time, and no file stays open in between, so a source travels to
-worker processes as names and places only. A photograph without labels counts like any other: nothing in it is to be found.
+Labels and pixels are read on demand, and no file stays open, so a source is cheap to send to worker processes.
+Photographs without labels are included, as negatives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sohes_cli.errors import ImageError, SohesError, StoreError, UsageError, one
 from sohes_cli.images.listing import require_folder
 from sohes_cli.images.reading import read_photograph
 from sohes_cli.labels.manifest import image_folder, read_manifest
-from sohes_cli.labels.sources import LabelSource, open_source
+from sohes_cli.labels.sources import LabelSource, open_label_source
 from sohes_cli.labels.store import MANIFEST_NAME, LabelStore
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 __all__ = ["LabeledPhotographs", "open_labeled"]
 
-_ALL_PX = 2**15  # side of a square with more pixels than any photograph that is read
+_FULL_SIZE = 2**15  # working size above that of any readable photograph
 
 
 @dataclass(frozen=True, eq=False)
 class LabeledPhotographs:
-    """Photographs with labels by number; `open_labeled` makes it.
+    """Photographs with labels by number, built by `open_labeled`.
 
     Args:
         source: the labels.
-        images: the folder below which the names lie.
-        names: paths of the photographs, in the order of the source: by name in a label folder, by image id in a COCO file.
+        images: image folder.
+        names: paths of the photographs in `images`, by name for a label folder, by image id for a COCO file.
     """
 
     source: LabelSource = field(repr=False)
@@ -53,26 +53,27 @@ class LabeledPhotographs:
         return len(self.names)
 
     def record(self, index: int) -> LabelRecord:
-        """The labels of one photograph, without its pixels.
+        """Read the labels of one photograph.
 
         Raises:
-            StoreError, DatasetError: if they cannot be read or contradict each other.
+            StoreError, DatasetError: if they cannot be read or are inconsistent.
         """
         record = self.source.record(index)
         if record.height < 1 or record.width < 1 or record.height * record.width > MOST_PIXELS:
-            message = f"The labels of {one_line(record.file_name)} are damaged: they are for {record.height} x {record.width} pixels."
+            size = f"{record.height} x {record.width}"
+            message = f"The labels of {one_line(record.file_name)} are damaged: they are for {size} pixels."
             raise StoreError(message, "Delete its record and run `sohes explore` again to rewrite it.")
         return record
 
-    def pixels(self, record: LabelRecord, working_size: int = _ALL_PX) -> NDArray[np.uint8]:
-        """The photograph of a record as upright RGB, uint8 [H, W, 3].
+    def pixels(self, record: LabelRecord, working_size: int = _FULL_SIZE) -> NDArray[np.uint8]:
+        """Read the photograph of a record as upright RGB, uint8 [H, W, 3].
 
         Args:
             record: its labels.
             working_size: square root of the largest pixel count of the result; smaller photographs keep their size.
 
         Raises:
-            ImageError: if it cannot be read, or is not as large as its labels say.
+            ImageError: if it cannot be read, or its size differs from that of its labels.
         """
         name = record.file_name
         photograph = read_photograph(self.images / name, name, working_size)
@@ -83,15 +84,13 @@ class LabeledPhotographs:
         return photograph.pixels
 
     def read(self, index: int) -> tuple[NDArray[np.uint8], LabelRecord]:
-        """One photograph at its full size, uint8 [H, W, 3], and its labels; see `record` and `pixels` for the errors."""
+        """Read one photograph at its full size, uint8 [H, W, 3], and its labels; errors as in `record` and `pixels`."""
         record = self.record(index)
         return self.pixels(record), record
 
     @cached_property
     def sha256(self) -> str:
-        """The hash of all labels, wherever they lie: of a file's bytes, or of the manifest and each record of a folder.
-
-        It is made of every byte, so it takes as long as reading them, once.
+        """Hash of every byte of a COCO file, or of a label folder's manifest and records; independent of their path.
 
         Raises:
             StoreError: if a file cannot be read.
@@ -104,7 +103,7 @@ class LabeledPhotographs:
         return digest.hexdigest()
 
     def _files(self) -> Iterator[tuple[str, Path]]:
-        """Manifest and records of a label folder."""
+        """Iterate over (name, path) of a label folder's manifest and records."""
         root, store = self.source.path, LabelStore(self.source.path)
         yield MANIFEST_NAME, root / MANIFEST_NAME
         for name in self.names:
@@ -112,63 +111,58 @@ class LabeledPhotographs:
 
 
 def open_labeled(labels: Path, images: Path | None = None) -> LabeledPhotographs:
-    """Find the photographs of a set of labels.
+    """Open labels and locate their photographs.
 
     Args:
         labels: a label folder of `sohes explore`, or a COCO annotation file, of which every listed image counts.
-        images: the folder of the photographs; None for the one that the manifest of a label folder names.
+        images: image folder; None: the one in the label folder's manifest.
 
     Raises:
-        UsageError: if labels or images are missing, a COCO annotation file comes without images, or a result file is given, which does
-            not name its images.
+        UsageError: if labels or images do not exist, a COCO annotation file is given without images, or a COCO result
+            file, which does not name its images.
         StoreError, DatasetError: if the labels are damaged.
-        SohesError: if there is no label at all, or none of the photographs exists.
+        SohesError: if no image has labels, or none of the photographs exists.
     """
-    if not os.path.exists(labels):  # noqa: PTH110 (a Path's method raises where the name is too long)
-        hint = (
-            f"Make them with `sohes explore IMAGES --out {printable(labels)}`, or give a label folder or a COCO file."
-        )
-        raise UsageError(f"--labels {printable(labels)} does not exist.", hint)
-    source = open_source(labels)
+    shown = printable(labels)
+    if not os.path.exists(labels):  # noqa: PTH110 (a Path's method raises if the name is too long)
+        hint = f"Make them with `sohes explore IMAGES --out {shown}`, or give a label folder or a COCO file."
+        raise UsageError(f"--labels {shown} does not exist.", hint)
+    source = open_label_source(labels)
     if source.kind == "result file":
         hint = "Give a label folder of `sohes explore`, or a COCO annotation file, which has a list of images."
-        raise UsageError(f"--labels {printable(labels)} is a COCO result file, which does not name its images.", hint)
+        raise UsageError(f"--labels {shown} is a COCO result file, which does not name its images.", hint)
+    is_folder = source.kind == "label folder"
     if not source.images:
-        hint = (
-            "Label photographs with `sohes explore`."
-            if source.kind == "label folder"
-            else "Give one that lists images."
-        )
-        raise SohesError(f"--labels {printable(labels)} holds no labels of any image.", hint)
+        hint = "Label photographs with `sohes explore`." if is_folder else "Give one that lists images."
+        raise SohesError(f"--labels {shown} holds no labels of any image.", hint)
     folder = _named_folder(source) if images is None else images
     require_folder(folder)
     names = tuple(str(image.file_name) for image in source.images)
     _require_any(labels, folder, names)
-    if source.kind == "label folder":
-        source = replace(source, locations=())  # a path for each name, which workers need not be sent
+    if is_folder:
+        source = replace(source, locations=())  # saves sending a path per record to workers
     return LabeledPhotographs(source, folder, names)
 
 
 def _named_folder(source: LabelSource) -> Path:
-    """The image folder that a label folder names."""
+    """Return the image folder in a label folder's manifest."""
+    hint = "Give the image folder with --images."
     if source.kind != "label folder":
-        message = f"The COCO file {printable(source.path)} does not say where its images are."
-        raise UsageError(message, "Give the image folder with --images.")
+        raise UsageError(f"The COCO file {printable(source.path)} does not name its image folder.", hint)
     folder = image_folder(source.path, read_manifest(source.path))
     if not os.path.isdir(folder):  # noqa: PTH112
-        message = (
-            f"The labels {printable(source.path)} name the image folder {printable(folder)}, which does not exist."
-        )
-        raise UsageError(message, "Give the image folder with --images.")
+        message = f"The image folder {printable(folder)} of the labels {printable(source.path)} does not exist."
+        raise UsageError(message, hint)
     return folder
 
 
 def _require_any(labels: Path, images: Path, names: tuple[str, ...]) -> None:
-    """Refuse an image folder that holds none of the photographs; single ones that are missing are named when they are read."""
-    if any(os.path.isfile(os.path.join(images, name)) for name in names):  # noqa: PTH113, PTH118 (100,000 Paths cost seconds)
+    """Raise unless the image folder has at least one of the photographs; missing ones are reported when read."""
+    # 100,000 Path objects would cost seconds
+    if any(os.path.isfile(os.path.join(images, name)) for name in names):  # noqa: PTH113, PTH118
         return
     shown = ", ".join(one_line(name) for name in names[:3]) + (" and others" if len(names) > 3 else "")
-    message = f"{printable(images)} holds none of the photographs that {printable(labels)} has labels of ({shown})."
+    message = f"{printable(images)} holds none of the photographs of the labels {printable(labels)} ({shown})."
     raise SohesError(message, "Give the folder of the images that were labeled with --images.")
 
 
@@ -177,6 +171,5 @@ def _file_hash(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise StoreError(
-            f"{printable(path)} cannot be read: {error.strerror}.", "Make it readable, or label again."
-        ) from error
+        message = f"{printable(path)} cannot be read: {error.strerror}."
+        raise StoreError(message, "Make it readable, or label again.") from error

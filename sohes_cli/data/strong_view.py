@@ -1,10 +1,10 @@
-"""The strong view of phase 3: the student's crop with other colors, blurred, and with rectangles of noise erased from it.
+"""Strong augmentation of phase 3: color jitter, grayscale, blur and random erasing of the student's crop.
 
-Nothing moves: a pixel of the strong view shows the place that it shows in the crop, so labels stay as they are. Everything is drawn from
-the run's seed and the sample's number, and done on the device, for each image without the padding beside it.
+The geometry is unchanged, so labels stay valid. Parameters depend on the run's seed and the sample's number; pixels are
+changed on the device, one image at a time without its padding.
 
-Source: Liu et al. 2021 (Unbiased Teacher), the strong augmentation: color jitter, gray, blur, three times random erasing
-(Zhong et al. 2020); HASSOD (Cao et al. 2023) uses it likewise.
+Source: strong augmentation of Unbiased Teacher (Liu et al. 2021), with three random erasings (Zhong et al. 2020); also
+used by HASSOD (Cao et al. 2023).
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_erasures", "strong_batch"]
 
-_STREAM = 3  # of random numbers of a run's seed; see `sohes_cli.data.examples`
+_STREAM = 3  # random stream of the run's seed; see `sohes_cli.data.examples`
 
 
 class _Erasure(NamedTuple):
-    """How probable a rectangle is, its smallest and largest area as shares of the image, and height over width."""
+    """Probability of a rectangle, range of its area as a share of the image, and range of height over width."""
 
     probability: float
     areas: tuple[float, float]
@@ -46,13 +46,7 @@ _ERASURES = (
 
 
 def strong_batch(batch: Batch, config: ViewsConfig, seed: int) -> Batch:
-    """The same examples with the strong view in place of their images.
-
-    Args:
-        batch: on any device.
-        config: how probable each change is, and how strong.
-        seed: of the run.
-    """
+    """Replace the images of a batch, on any device, by their strong views; `seed` is the run's."""
     pixels = batch.pixels.clone()
     for canvas, (height, width), number in zip(pixels, batch.sizes, batch.numbers, strict=True):
         rng = np.random.default_rng((seed, _STREAM, number))
@@ -61,28 +55,21 @@ def strong_batch(batch: Batch, config: ViewsConfig, seed: int) -> Batch:
 
 
 def draw_erasures(height: int, width: int, config: ViewsConfig, rng: Generator) -> list[tuple[int, int, int, int]]:
-    """Draw the rectangles that are erased from an image, (top, left, height, width) in pixels; those that do not fit are left out.
-
-    Args:
-        height: of the image.
-        width: of the image.
-        config: scales their probabilities.
-        rng: the sample's own generator.
-    """
+    """Draw the rectangles to erase from an image, (top, left, height, width) in pixels; drop those that do not fit."""
     found = []
     for erasure in _ERASURES:
-        wanted = rng.random() < config.erase * erasure.probability
+        drawn = rng.random() < config.erase * erasure.probability
         area = rng.uniform(*erasure.areas) * height * width
         aspect = math.exp(rng.uniform(*np.log(erasure.aspects)))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         top, left = rng.random(2)
-        if wanted and 0 < h < height and 0 < w < width:
+        if drawn and 0 < h < height and 0 < w < width:
             found.append((int(top * (height - h + 1)), int(left * (width - w + 1)), h, w))
     return found
 
 
 def _strong_view(pixels: Tensor, config: ViewsConfig, rng: Generator) -> Tensor:
-    """Change one image, uint8 [H, W, 3]."""
+    """Augment one image, uint8 [H, W, 3]."""
     colors = torch.from_numpy(draw_colors(config, rng)).to(pixels.device)
     planes = pixels.permute(2, 0, 1)[None].float() / 255
     changed = change_colors(planes, colors[None])[0].permute(1, 2, 0)

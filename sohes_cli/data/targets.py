@@ -1,9 +1,8 @@
-"""Labels of a photograph -> targets of a crop: masks as packed bits, and the forest among those that are left in the crop.
+"""Labels of a photograph -> targets of a crop: masks as packed bits, and their forest.
 
-    labels in view -> at most `max_labels`, each with its ancestors -> runs of the crop -> those that are large enough -> packed bits
+    labels in view -> at most `max_labels`, with their ancestors -> crop of the run lengths -> large ones -> packed bits
 
-Masks stay runs until the end: a run of the photograph becomes a run of each column of the crop that shows it, and only what is kept is
-painted. So the cost grows with the masks' outlines and not with the pixels of the photograph.
+Masks stay run-length encoded until the end, so the cost grows with their outlines, not with the photograph's pixels.
 """
 
 from __future__ import annotations
@@ -28,117 +27,99 @@ if TYPE_CHECKING:
     from sohes_cli.data.jitter import Crop
     from sohes_cli.structures import LabelRecord
 
-__all__ = ["choose_labels", "crop_masks", "crop_targets", "prune_forest"]
+__all__ = ["choose_labels", "crop_targets", "prune_forest"]
 
 
 def crop_targets(record: LabelRecord, crop: Crop, config: DataConfig, rng: Generator | None) -> tuple[Tensor, Tensor]:
-    """The labels that a crop shows.
+    """Crop the labels of a photograph.
 
-    A label is left out if fewer than `min_area_px` of its pixels, or less than `min_visible` of it, lie in the crop; its parts then belong
-    to its nearest ancestor that is left in.
+    A label is dropped if fewer than `min_area_px` of its pixels, or less than `min_visible` of it, are inside the crop;
+    its parts are then assigned to its nearest remaining ancestor.
 
     Args:
-        record: the labels of the photograph.
+        record: labels of the photograph.
         crop: of the same photograph.
-        config: how many labels at most, and how large.
-        rng: draws the labels where there are more than `max_labels` in view, or, with `label_choice` of `best`, the order of those of the
-            same score; None takes the best-scoring ones.
+        config: limits of number and area.
+        rng: draws the labels if more than `max_labels` are in view, or, with `label_choice` `best`, the order of equal
+            scores; None: the best-scoring labels.
 
     Returns:
-        Packed bits, uint8 [N, ceil(height * width / 8)], see `sohes_cli.data.batch`, and parents, int64 [N], -1 for a root; both in the
-        order of the record.
+        Packed bits, uint8 [N, ceil(height * width / 8)], as in `sohes_cli.data.batch`, and parents, int64 [N], -1 for a
+        root; both in the order of the record.
 
     Raises:
-        StoreError: if the run-lengths of a mask are damaged.
+        StoreError: if the run-length encoding of a mask is damaged.
     """
     parents = np.array(record.forest.parents, np.int64)
-    viewed = _in_view(record, crop)
-    scores = np.array([record.annotations[i].score for i in viewed.tolist()])
-    order = np.arange(len(viewed)) if rng is None else rng.permutation(len(viewed))
+    in_view = _in_view(record, crop)
+    scores = np.array([record.annotations[i].score for i in in_view.tolist()])
+    order = np.arange(len(in_view)) if rng is None else rng.permutation(len(in_view))
     if rng is None or config.label_choice == "best":
         order = order[np.argsort(-scores[order], kind="stable")]
-    chosen = viewed[choose_labels(prune_forest(parents, viewed), order, config.max_labels)]
+    chosen = in_view[choose_labels(prune_forest(parents, in_view), order, config.max_labels)]
     masks = _masks(record, chosen)
-    cropped = crop_masks(masks, crop)
+    cropped = resample_runs(masks, crop.rows, crop.columns)
     areas = cropped.areas()
-    is_target = (areas >= config.min_area_px) & (areas >= config.min_visible * crop.zoom * masks.areas())
-    kept = np.flatnonzero(is_target)
-    return torch.from_numpy(PackedMasks.from_runs(cropped[kept]).to_bytes()), torch.from_numpy(
-        prune_forest(parents, chosen[kept])
-    )
+    kept = np.flatnonzero((areas >= config.min_area_px) & (areas >= config.min_visible * crop.zoom * masks.areas()))
+    bits = PackedMasks.from_runs(cropped[kept]).to_bytes()
+    return torch.from_numpy(bits), torch.from_numpy(prune_forest(parents, chosen[kept]))
 
 
 def choose_labels(parents: NDArray[np.int64], order: NDArray[np.int64], max_labels: int) -> NDArray[np.int64]:
-    """Choose labels one after the other, each with all of its ancestors.
+    """Choose at most `max_labels` labels, each with all of its ancestors.
 
-    In the given order each label is taken together with those of its ancestors that have not been taken, unless that would be
-    more than `max_labels` in all: then it is passed over, and a later one may still fit. With a random order every label is as likely
-    as any other to be asked for at each turn; ancestors are taken more often than others, for they come with each of their parts.
+    Greedy in the given order: a label and its missing ancestors are added if all of them fit, else skipped. Ancestors
+    are therefore chosen more often than other labels.
 
     Args:
-        parents: the parent of each label, int64 [N], -1 for a root.
+        parents: parent of each label, int64 [N], -1 for a root.
         order: a permutation of the labels, int64 [N].
-        max_labels: how many at most.
+        max_labels: largest M.
 
     Returns:
-        The chosen labels, ascending, int64 [M].
+        Chosen labels, ascending, int64 [M].
 
-    Source: SOHES samples labels with their ancestors (Cao et al. 2024) and does not say how.
+    Source: sampling of labels with their ancestors, Cao et al. 2024; the procedure is ours.
     """
     if len(parents) <= max_labels:
         return np.arange(len(parents))
-    above, taken = parents.tolist(), set[int]()
+    parent_of, chosen = parents.tolist(), set[int]()
     for label in order.tolist():
         chain = []
-        while label >= 0 and label not in taken:
+        while label >= 0 and label not in chosen:
             chain.append(label)
-            label = above[label]
-        if len(taken) + len(chain) <= max_labels:
-            taken.update(chain)
-        if len(taken) == max_labels:
+            label = parent_of[label]
+        if len(chosen) + len(chain) <= max_labels:
+            chosen.update(chain)
+        if len(chosen) == max_labels:
             break
-    return np.array(sorted(taken), np.int64)
+    return np.array(sorted(chosen), np.int64)
 
 
 def prune_forest(parents: NDArray[np.int64], kept: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The forest among some labels: each is a part of its nearest ancestor among them.
-
-    Ancestors among the kept labels stay exactly what they were.
+    """Restrict a forest to some labels: the parent becomes the nearest kept ancestor.
 
     Args:
-        parents: the parent of each of N labels, int64 [N], -1 for a root.
+        parents: parent of each label, int64 [N], -1 for a root.
         kept: different labels in any order, int64 [M].
 
     Returns:
-        For each kept label the position in `kept` of its parent, or -1, int64 [M].
+        Position in `kept` of each kept label's parent, or -1, int64 [M].
     """
-    place = np.full(len(parents) + 1, -1, np.int64)  # the last one is that of no label
-    place[kept] = np.arange(len(kept))
-    above = parents[kept]
-    while (lost := (above >= 0) & (place[above] < 0)).any():
-        above[lost] = parents[above[lost]]
-    return place[above]
-
-
-def crop_masks(masks: RunMasks, crop: Crop) -> RunMasks:
-    """Masks of the photograph -> the same masks of the crop.
-
-    Raises:
-        ValueError: if the masks have another size than the crop's source.
-    """
-    if (masks.height, masks.width) != (crop.source_height, crop.source_width):
-        size = f"{crop.source_height} x {crop.source_width}"
-        raise ValueError(f"masks of {masks.height} x {masks.width} are not those of a {size} image")
-    return resample_runs(masks, crop.rows, crop.columns)
+    position = np.full(len(parents) + 1, -1, np.int64)  # the last entry serves parent -1
+    position[kept] = np.arange(len(kept))
+    ancestors = parents[kept]
+    while (dropped := (ancestors >= 0) & (position[ancestors] < 0)).any():
+        ancestors[dropped] = parents[ancestors[dropped]]
+    return position[ancestors]
 
 
 def _in_view(record: LabelRecord, crop: Crop) -> NDArray[np.int64]:
-    """The labels whose box meets the part of the photograph that the crop shows, ascending, int64 [N]."""
+    """Return the labels whose box intersects the crop, ascending, int64 [N]."""
     rows, columns = crop.rows, crop.columns
     left, right, top, bottom = int(columns.min()), int(columns.max()), int(rows[0]), int(rows[-1])
     boxes = (a.bbox_xywh for a in record.annotations)
-    meets = [x <= right and x + w > left and y <= bottom and y + h > top for x, y, w, h in boxes]
-    return np.flatnonzero(meets)
+    return np.flatnonzero([x <= right and x + w > left and y <= bottom and y + h > top for x, y, w, h in boxes])
 
 
 def _masks(record: LabelRecord, labels: NDArray[np.int64]) -> RunMasks:

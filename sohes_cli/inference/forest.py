@@ -32,7 +32,8 @@ def head_forest(
     """The forest that the ancestor head sees, where the masks do not contradict it.
 
     Args:
-        probabilities: [i, j] is the probability that mask i is an ancestor of mask j, float [N, N]; the diagonal is not read.
+        probabilities: [i, j] is the probability that mask i is an ancestor of mask j, float [N, N]; the diagonal is not
+            read.
         masks: N non-empty masks.
         threshold: an ancestor is more probable than this.
         contradiction: an ancestor holds at least this share of the smaller mask, in [0, 1].
@@ -60,7 +61,7 @@ def geometric_forest(masks: PackedMasks, cover: float = 0.9) -> Forest:
 
 @dataclass(frozen=True)
 class ForestAgreement:
-    """How far two forests of the same masks agree, as counts that can be added up over images.
+    """Agreement of two forests of the same masks, as counts that add up over images.
 
     Args:
         masks: masks of both forests.

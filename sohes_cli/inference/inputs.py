@@ -1,4 +1,4 @@
-"""What can be segmented: files and folders on a command line, and in Python a path, a Pillow image or an array."""
+"""Inputs of segmentation: files and folders on the command line; a path, Pillow image or array in Python."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from sohes_cli.errors import SohesError, UsageError, printable
-from sohes_cli.images.listing import list_images
+from sohes_cli.errors import SohesError, printable
+from sohes_cli.images.listing import list_images, require_images
 from sohes_cli.images.reading import Photograph, read_photograph
 
 if TYPE_CHECKING:
@@ -59,9 +59,7 @@ def gather_images(paths: Sequence[Path], out: Path | None = None) -> ImageSet:
         UsageError: if a path does not exist.
         SohesError: if a folder may not be read or holds no image, or all images lie in `out`.
     """
-    for path in paths:
-        if not path.exists():
-            raise UsageError(f"There is no image or folder {printable(path)}.", "Name photographs, or folders of them.")
+    require_images(paths)
     places = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100 (a link keeps its own name)
     root = Path(os.path.commonpath([place if place.is_dir() else place.parent for place in places]))
     written = None if out is None else Path(os.path.abspath(out))  # noqa: PTH100

@@ -35,14 +35,14 @@ _GPU_BATCH = 8
 
 
 class Labeled(NamedTuple):
-    """The labels of a photograph, and how far the ancestor head and geometry agree on their forest, if there is a head."""
+    """Labels of a photograph, and the agreement of ancestor head and geometry on their forest, if there is a head."""
 
     record: LabelRecord
     agreement: ForestAgreement | None = None
 
 
 class Method(Protocol):
-    """What a run needs to know of a way to labels."""
+    """Interface of a labeling method."""
 
     @property
     def working_size(self) -> int:
@@ -56,16 +56,16 @@ class Method(Protocol):
 
     @property
     def description(self) -> str:
-        """What runs and why, in one sentence."""
+        """Method and its reason, in one sentence."""
         ...
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What runs, for JSON: the `method`, and file and hash of its `model`, if it has one."""
+        """JSON entries: `method`, and file and hash of its `model`, if any."""
         ...
 
     def manifest(self, images: str) -> Manifest:
-        """What decides the labels; `images` is the manifest's entry for the image folder."""
+        """Build the manifest; `images` is its entry for the image folder."""
         ...
 
     def label(self, photographs: Sequence[Photograph]) -> list[Labeled]:
@@ -81,8 +81,8 @@ class ModelMethod:
         segmenter: the model.
         file: its file.
         sha256: of the file when it was read.
-        batch: photographs in one pass, 0 to choose: 8 on a GPU, or as many as have 8 views together, else 1, since a CPU gains nothing
-            from more.
+        batch: photographs in one pass, 0 to choose: 8 on a GPU, or as many as have 8 views together, else 1, since a
+            CPU gains nothing from more.
         reason: why this model, in a few words; empty if it was asked for.
     """
 
@@ -114,11 +114,12 @@ class ModelMethod:
         Raises:
             SohesError: if there is no model, it does not run here, or a setting is wrong.
         """
-        from sohes_cli.inference.segmenter import Segmenter  # both load PyTorch, which phase 1 does not need
         from sohes_cli.runs.files import file_sha256
 
         SegmentConfig(**settings)  # tells of wrong ones before there is a model to look for
         file = model_file(checkpoint)
+        from sohes_cli.inference.segmenter import Segmenter  # loads PyTorch, which phase 1 and errors do not need
+
         segmenter = Segmenter.load(file, device=shard_of_environment().own_device(device), image_size=size, **settings)
         return cls(segmenter, file, file_sha256(file), batch_size, "" if checkpoint else reason_for(file))
 
@@ -136,7 +137,7 @@ class ModelMethod:
 
     @property
     def description(self) -> str:
-        """What runs and why, in one sentence."""
+        """Method and its reason, in one sentence."""
         s, reason = self.segmenter, self.reason and f" ({self.reason})"
         views = f" in {s.config.views} views" if s.config.views > 1 else ""
         edges = "" if s.config.refine == "none" else f", masks along {s.config.refine}"
@@ -146,11 +147,11 @@ class ModelMethod:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What runs, for JSON: the `method`, and file and hash of its `model`."""
+        """JSON entries: `method`, file and hash of its `model`."""
         return {"method": "model", "model": {"file": str(self.file), "sha256": self.sha256}}
 
     def manifest(self, images: str) -> Manifest:
-        """What decides the labels; `images` is the manifest's entry for the image folder."""
+        """Build the manifest; `images` is its entry for the image folder."""
         segmenter = self.segmenter
         settings = {
             "method": "model",
@@ -201,11 +202,11 @@ class ExploreMethod:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What runs, for JSON: the `method`, and no `model`."""
+        """JSON entries: `method`, without `model`."""
         return {"method": "explore", "model": None}
 
     def manifest(self, images: str) -> Manifest:
-        """What decides the labels; `images` is the manifest's entry for the image folder."""
+        """Build the manifest; `images` is its entry for the image folder."""
         settings = {"method": "explore", **to_plain(self._config)}
         return Manifest(
             _PHASE, images, settings, self._backbone.identity, _versions("sohes", "numpy", "scipy", "numba", "pillow")

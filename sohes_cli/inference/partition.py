@@ -1,8 +1,9 @@
-"""A forest cut at one level: a flat partition of the image, in which each pixel belongs to one mask or to the background.
+"""A forest cut at one level: a flat partition of the image, in which each pixel belongs to one mask or to the
+background.
 
-Of all masks of a level up to the cut that hold a pixel the deepest owns it, of equally deep ones the smaller, of equally large ones the
-higher id; so parts lie on wholes, and of two overlapping roots the smaller lies on top. The page of `sohes view --html` cuts in the same
-way.
+Of all masks of a level up to the cut that hold a pixel the deepest owns it, of equally deep ones the smaller, of
+equally large ones the higher id; so parts lie on wholes, and of two overlapping roots the smaller lies on top. The page
+of `sohes view --html` cuts in the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from sohes_cli.masks.rle import run_lengths
 from sohes_cli.runs.files import write_atomically
 from sohes_cli.structures import LabelRecord
 from sohes_cli.view.jpeg import jpeg_bytes
-from sohes_cli.view.overlay import LARGEST_SIDE, reduced
+from sohes_cli.view.overlay import MAX_PICTURE_SIDE, reduced
 from sohes_cli.view.selection import mask_colors
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def partition_picture(pixels: NDArray[np.uint8], record: LabelRecord, owners: ND
     Returns:
         uint8 RGB [H, W, 3], reduced to the size of the other pictures.
     """
-    picture = reduced(pixels, LARGEST_SIDE)
+    picture = reduced(pixels, MAX_PICTURE_SIDE)
     rows, columns = (nearest_pixels(full, side) for full, side in zip(owners.shape, picture.shape[:2], strict=True))
     shown = owners[rows[:, None], columns]
     colors = np.zeros((max((a.id for a in record.annotations), default=0) + 1, 3), np.float32)

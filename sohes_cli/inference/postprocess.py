@@ -2,9 +2,10 @@
 
     score = P(entity) * mean of sigmoid(mask logit) over the logits above 0;   mask = interpolated logit > 0
 
-Logits stand at every fourth pixel of the network's input and are interpolated bilinearly to the photograph. A pixel between cells that are
-all positive is positive, and none is between cells of which none is, so only the cells at an edge cost a calculation for each pixel.
-Everything goes straight into packed bits: never is there a full-size map of logits. A score does not depend on the photograph's size.
+Logits stand at every fourth pixel of the network's input and are interpolated bilinearly to the photograph. A pixel
+between cells that are all positive is positive, and none is between cells of which none is, so only the cells at an
+edge cost a calculation for each pixel. Everything goes straight into packed bits: never is there a full-size map of
+logits. A score does not depend on the photograph's size.
 
 Source: Cheng et al. 2022, Mask2Former, instance inference; suppression of near-duplicates as in phase 1.
 """
@@ -141,7 +142,7 @@ def distinct_masks(
 def ancestor_probabilities(
     head: nn.Module, output: Output, image: int, queries: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """How probably each of some queries is an ancestor of each other one, float32 [N, N]; row i is the ancestor.
+    """Compute ancestor probabilities of queries, float32 [N, N]; row i is the ancestor.
 
     Args:
         head: the model's ancestor head.

@@ -1,6 +1,7 @@
-"""What a trained model says of one photograph: masks, their scores and their forest, in the forms that others read.
+"""Prediction of one photograph: masks, scores and forest, with conversions to other formats.
 
-Masks are held as packed bits at the image's size, or at a working size for a huge image; everything given out is at its full size.
+Masks are held as packed bits at the image's size, or at a working size for a huge image; everything given out is at its
+full size.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Prediction:
         packed: the masks as packed bits, at the full size or a smaller working size.
         scores: how probably each is an entity with this mask, float64 [N] in [0, 1], descending.
         forest: which mask is part of which, by index.
-        ancestor_probabilities: [i, j] is what the ancestor head gives for mask i being an ancestor of mask j, float32 [N, N].
+        ancestor_probabilities: [i, j] is what the ancestor head gives for mask i being an ancestor of mask j, float32
+            [N, N].
     """
 
     name: str
@@ -51,7 +53,10 @@ class Prediction:
 
     def __repr__(self) -> str:
         depth = max(self.levels, default=-1) + 1
-        return f"Prediction({self.name!r}, {self.height} x {self.width}, {len(self)} masks, {len(self.forest.roots)} roots, {depth} levels)"
+        return (
+            f"Prediction({self.name!r}, {self.height} x {self.width}, {len(self)} masks, "
+            f"{len(self.forest.roots)} roots, {depth} levels)"
+        )
 
     @property
     def masks(self) -> NDArray[np.bool_]:
@@ -83,7 +88,8 @@ class Prediction:
         """Keep some masks; one whose parent is not kept becomes a part of its nearest kept ancestor, or a root.
 
         Args:
-            indices: whatever indexes an array of N entries: numbers, a slice, or bool [N]. Order and repetition do not count.
+            indices: whatever indexes an array of N entries: numbers, a slice, or bool [N]. Order and repetition do not
+                count.
 
         Returns:
             The chosen masks, best first.
@@ -98,7 +104,7 @@ class Prediction:
         )
 
     def to_record(self) -> LabelRecord:
-        """The record that a label folder holds, as `sohes explore` writes it: run-lengths at the full size, ids from 1."""
+        """Convert to a label record: RLE at full size, ids from 1."""
         return label_record(self.name, self.height, self.width, self.packed, self.scores, self.forest)
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
@@ -108,7 +114,8 @@ class Prediction:
             image_id: of this photograph in the file that they are for.
 
         Returns:
-            One dict a mask, ready for JSON: besides COCO's own keys `score`, `level` and `parent`, an id within this list or None.
+            One dict a mask, ready for JSON: besides COCO's own keys `score`, `level` and `parent`, an id within this
+            list or None.
         """
         common = {"image_id": image_id, "category_id": 1, "iscrowd": 0}
         return [{**annotation, **common} for annotation in self.to_record().to_json()["annotations"]]
@@ -117,8 +124,8 @@ class Prediction:
         """The masks as `supervision.Detections`, for its annotators and trackers.
 
         Returns:
-            xyxy float32 [N, 4], mask bool [N, H, W], confidence float32 [N], class_id 0, and `data` with `parent` (an index, -1 for a
-            root) and `level`, int64 [N].
+            xyxy float32 [N, 4], mask bool [N, H, W], confidence float32 [N], class_id 0, and `data` with `parent` (an
+            index, -1 for a root) and `level`, int64 [N].
 
         Raises:
             SohesError: if the package supervision is not installed, or lacks a package itself.
@@ -138,5 +145,5 @@ class Prediction:
 
 
 def _first_pixels(source: int, target: int) -> NDArray[np.int64]:
-    """The first target pixel that shows each source pixel, and the number of target pixels at the end, int64 [source + 1]."""
+    """First target pixel of each source pixel, and the number of target pixels, int64 [source + 1]."""
     return np.searchsorted(nearest_pixels(source, target), np.arange(source + 1)).astype(np.int64)

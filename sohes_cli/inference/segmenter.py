@@ -28,16 +28,10 @@ from sohes_cli.images.reading import reduced_size
 from sohes_cli.inference.config import SIZES, SegmentConfig, is_size, own_settings
 from sohes_cli.inference.forest import geometric_forest, head_forest
 from sohes_cli.inference.inputs import as_photograph
-from sohes_cli.inference.postprocess import (
-    LARGEST_SIDE,
-    ancestor_probabilities,
-    distinct_masks,
-    find_masks,
-    score_masks,
-)
+from sohes_cli.inference.postprocess import LARGEST_SIDE, ancestor_probabilities, distinct_masks, find_masks
 from sohes_cli.inference.prediction import Prediction
 from sohes_cli.inference.snapping import SNAPPED_SIDE, snap_masks
-from sohes_cli.inference.voting import LEAST_VOTER, View, ViewMasks, elect, on_grid, views_of
+from sohes_cli.inference.voting import View, ViewMasks, common_grid, elect, view_masks, views_of
 from sohes_cli.model.config import MASK_STRIDE, STRIDE
 from sohes_cli.model.files import load_model
 from sohes_cli.model.location import model_file
@@ -69,7 +63,8 @@ class Segmenter:
 
     Args:
         model: the network; it is moved to the device.
-        image_size: pixels of the longer side of a photograph as the network sees it; in some of several views it is 0.75 to 1.5 times that.
+        image_size: pixels of the longer side of a photograph as the network sees it; in some of several views it is
+            0.75 to 1.5 times that.
         config: which masks are kept, and whose forest they get.
         device: `cpu`, `cuda`, `cuda:N`, or `auto` for a GPU if there is one.
         precision: `fp32`, `bf16`, or `auto`: bf16 on a GPU that has it and on a CPU with its instructions, else fp32.
@@ -121,13 +116,14 @@ class Segmenter:
         """Read a model file.
 
         Args:
-            path: the folder of a run of `sohes train`, its model file, or `bundled`; None for `./runs/correct`, `./runs/instruct` or else
-                the bundled model.
+            path: the folder of a run of `sohes train`, its model file, or `bundled`; None for `./runs/correct`,
+                `./runs/instruct` or else the bundled model.
             device: see the class.
             precision: see the class.
-            image_size: pixels of the longer side; None for the model's own size, or else the one that it was trained at.
-            config: which masks are kept, and whose forest they get; None for the model's own settings, which a bundled one has, or else
-                the defaults.
+            image_size: pixels of the longer side; None for the model's own size, or else the one that it was trained
+                at.
+            config: which masks are kept, and whose forest they get; None for the model's own settings, which a bundled
+                one has, or else the defaults.
             settings: some of these alone, as in `Segmenter.load("bundled", views=1)`.
 
         Raises:
@@ -155,7 +151,8 @@ class Segmenter:
         return self.segment_batch([image])[0]
 
     def segment_batch(self, images: Sequence[ImageInput]) -> list[Prediction]:
-        """Segment several photographs, in one pass a view; their predictions are those that each would have alone, up to rounding.
+        """Segment several photographs, in one pass a view; their predictions are those that each would have alone, up
+        to rounding.
 
         Raises:
             ImageError: if a file cannot be read.
@@ -177,13 +174,16 @@ class Segmenter:
         try:
             yield
         except torch.OutOfMemoryError as error:
-            message = f"The memory of {self.device} does not suffice for {images} images of up to {self._largest} x {self._largest} pixels."
+            message = (
+                f"The memory of {self.device} does not suffice for {images} images of up to "
+                f"{self._largest} x {self._largest} pixels."
+            )
             views = ", --views" if len(self._views) > 1 else ""
             raise SohesError(message, f"Lower --batch-size{views} or --size, or use --device cpu.") from error
 
     @torch.no_grad()
     def _output(self, photographs: list[Photograph], view: View) -> tuple[Output, list[tuple[int, int]]]:
-        """What the network says of a view of some photographs, and their (height, width) in it."""
+        """Run the network on a view of some photographs; returns its output and their (height, width) in it."""
         crops = [self._crop(photo, view) for photo in photographs]
         sizes = [(crop.height, crop.width) for crop in crops]
         images = [torch.from_numpy(crop.cut(photo.pixels)) for crop, photo in zip(crops, photographs, strict=True)]
@@ -202,45 +202,31 @@ class Segmenter:
         )
 
     def _elected(self, photographs: list[Photograph]) -> list[Prediction]:
-        """The masks on which several views agree."""
-        grids = [self._grid(photo) for photo in photographs]
-        views: list[list[ViewMasks]] = [[] for _ in photographs]
-        for view in self._views:
-            output, sizes = self._output(photographs, view)
-            for image, size in enumerate(sizes):
-                views[image].append(self._view_masks(output, image, size, grids[image], view))
-        return in_threads(
-            lambda i: self._of_votes(photographs[i], views[i], grids[i]), range(len(photographs)), available_cores()
-        )
+        """Predict the masks on which several views agree."""
+        sizes = [[self._view_size(photo, view) for view in self._views] for photo in photographs]
+        grids = [common_grid(views) for views in sizes]
+        found: list[list[ViewMasks]] = [[] for _ in photographs]
+        for number, view in enumerate(self._views):
+            output, _ = self._output(photographs, view)
+            for image, (grid, masks) in enumerate(zip(grids, found, strict=True)):
+                size = sizes[image][number]
+                masks.append(
+                    view_masks(output, image, size, grid, view, self.model.ancestor_head, self.config.min_score)
+                )
 
-    def _grid(self, photo: Photograph) -> tuple[int, int]:
-        """Rows and columns of the cells in which the views are compared: those of the largest one's masks."""
-        crops = [self._crop(photo, view) for view in self._views]
-        return -(-max(crop.height for crop in crops) // MASK_STRIDE), -(
-            -max(crop.width for crop in crops) // MASK_STRIDE
-        )
+        def predict(image: int) -> Prediction:
+            elected, size = elect(found[image]), tuple(MASK_STRIDE * cells for cells in grids[image])
+            photo = photographs[image]
+            drawn = self._drawn_size(photo)
+            masks = distinct_masks(elected.logits, elected.scores, (size[0], size[1]), drawn, self.config)
+            masks = self._refined(masks, photo)
+            return self._prediction(photo, masks, elected.ancestors[np.ix_(masks.queries, masks.queries)])
 
-    @torch.no_grad()
-    def _view_masks(
-        self, output: Output, image: int, size: tuple[int, int], grid: tuple[int, int], view: View
-    ) -> ViewMasks:
-        """The masks of a view that vote; which of those that are elected are kept is another question."""
-        least = min(LEAST_VOTER, self.config.min_score)
-        logits, scores, queries = score_masks(output, image, size, least)
-        fits = np.flatnonzero((scores > 0) & (scores >= least))
-        shown = on_grid(logits[torch.from_numpy(fits).to(logits.device)], size, grid, mirrored=view.mirrored)
-        kept = torch.nonzero((shown > 0).flatten(1).any(1)).flatten()  # without those that no cell of the grid shows
-        fits = fits[kept.cpu().numpy()]
-        ancestors = ancestor_probabilities(self.model.ancestor_head, output, image, queries.cpu().numpy()[fits])
-        return ViewMasks(shown[kept], scores[fits], ancestors)
+        return in_threads(predict, range(len(photographs)), available_cores())
 
-    def _of_votes(self, photo: Photograph, views: list[ViewMasks], grid: tuple[int, int]) -> Prediction:
-        elected = elect(views)
-        size = (MASK_STRIDE * grid[0], MASK_STRIDE * grid[1])
-        found = self._refined(
-            distinct_masks(elected.logits, elected.scores, size, self._drawn_size(photo), self.config), photo
-        )
-        return self._prediction(photo, found, elected.ancestors[np.ix_(found.queries, found.queries)])
+    def _view_size(self, photo: Photograph, view: View) -> tuple[int, int]:
+        crop = self._crop(photo, view)
+        return crop.height, crop.width
 
     def _prediction(self, photo: Photograph, found: FoundMasks, probabilities: NDArray[np.float32]) -> Prediction:
         by_head = self.config.forest == "head"

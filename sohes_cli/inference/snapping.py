@@ -1,7 +1,9 @@
-"""Masks of a model -> the same masks along the photograph's own edges: each becomes the superpixels of which it covers more than half.
+"""Masks of a model -> the same masks along the photograph's own edges: each becomes the superpixels of which it covers
+more than half.
 
-A model's masks are drawn from one logit for 4 x 4 pixels of a reduced image; superpixels follow edges of the photograph itself, so the less
-a model sees of the details, the more they add. A mask of which less than half would stay was not redrawn but replaced: it stays as it was.
+A model's masks are drawn from one logit for 4 x 4 pixels of a reduced image; superpixels follow edges of the photograph
+itself, so the less a model sees of the details, the more they add. A mask of which less than half would stay was not
+redrawn but replaced: it stays as it was.
 
 Source: as the refinement of phase 1, `sohes_cli.explore.refinement`; not a part of the paper's inference.
 """
@@ -30,7 +32,9 @@ SNAPPED_SIDE = 640
 """Masks of an image with more than this squared pixels are redrawn at this working size, the one of phase 1."""
 
 _SCALE = 160.0
-"""Of the superpixels: of 10 to 320, the one that raised AR most (`benchmarks/results/model_scores.json` has what it is worth)."""
+"""Of the superpixels: of 10 to 320, the one that raised AR most (`benchmarks/results/model_scores.json` has what it is
+worth).
+"""
 
 _LEAST_AREA_PX = 20
 _LEAST_IOU = 0.5

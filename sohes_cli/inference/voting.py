@@ -1,13 +1,15 @@
 """Several views of a photograph -> one set of masks: test-time augmentation by vote.
 
-A model sees the photograph at several sizes, each of them also mirrored. What it finds in all views is likelier an entity than what it
-finds in one, and the mean of what the views show of it is nearer to it than each:
+A model sees the photograph at several sizes, each of them also mirrored. What it finds in all views is likelier an
+entity than what it finds in one, and the mean of what the views show of it is nearer to it than each:
 
     vote    v[i] = 1/V * sum over the views k of max over the masks j of view k of  s[j] * IoU(i, j)^4
     kept    best vote first, if no kept mask has an IoU of 0.7 or more with it
-    mask    mean of the logits of each view's best match, weighted by s[j] * IoU(i, j)^4, over matches with an IoU of at least 0.7
+    mask    mean of the logits of each view's best match, weighted by s[j] * IoU(i, j)^4, over matches with an IoU of at
+    least 0.7
 
-Source: votes and means are those of weighted boxes fusion (Solovyev et al. 2021), here with masks; not a part of the paper's inference.
+Source: votes and means are those of weighted boxes fusion (Solovyev et al. 2021), here with masks; not a part of the
+paper's inference.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from sohes_cli.inference.postprocess import ancestor_probabilities, score_masks
 from sohes_cli.masks.compare import mask_ious, suppress
 from sohes_cli.masks.packed import PackedMasks
 from sohes_cli.model.config import MASK_STRIDE
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
+    from torch import Tensor, nn
 
-__all__ = ["LEAST_VOTER", "Elected", "View", "ViewMasks", "elect", "on_grid", "views_of"]
+    from sohes_cli.model.output import Output
+
+__all__ = ["LEAST_VOTER", "Elected", "View", "ViewMasks", "common_grid", "elect", "on_grid", "view_masks", "views_of"]
 
 _SCALES = (1.0, 1.5, 0.75, 1.25)  # of the model's own size, the most useful first
 LEAST_VOTER = 0.01
@@ -42,7 +47,7 @@ _SUREST = 8.0  # logits are limited to this, lest one view outvote the others
 
 
 class View(NamedTuple):
-    """How the photograph is shown: its size in relation to the model's own, and whether mirrored, left to right."""
+    """View of a photograph: scale relative to the model's size, and left-right mirroring."""
 
     scale: float
     mirrored: bool
@@ -54,7 +59,7 @@ def views_of(count: int) -> tuple[View, ...]:
 
 
 class ViewMasks(NamedTuple):
-    """What one view shows, in cells of a grid over the photograph that all views share.
+    """Masks of one view on the grid that all views share.
 
     Args:
         logits: of K masks, each positive somewhere, float32 [K, h, w].
@@ -74,8 +79,8 @@ class Elected:
     Args:
         logits: of N masks, float32 [N, h, w].
         scores: their votes, float64 [N] in [0, 1], descending.
-        ancestors: [i, j] is how probably mask i is an ancestor of mask j in the mean of the views that show both as masks of their own, 0
-            if none does; float32 [N, N].
+        ancestors: [i, j] is how probably mask i is an ancestor of mask j in the mean of the views that show both as
+            masks of their own, 0 if none does; float32 [N, N].
     """
 
     logits: NDArray[np.float32]
@@ -106,6 +111,43 @@ def on_grid(logits: Tensor, size: tuple[int, int], grid: tuple[int, int], *, mir
     return functional.grid_sample(logits[None], points[None], padding_mode="border", align_corners=False)[0]
 
 
+def common_grid(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return rows and columns of the grid of all views: the cells of the largest one, of (height, width) in pixels."""
+    rows, columns = (-(-max(sides) // MASK_STRIDE) for sides in zip(*sizes, strict=True))
+    return rows, columns
+
+
+@torch.no_grad()
+def view_masks(
+    output: Output,
+    image: int,
+    size: tuple[int, int],
+    grid: tuple[int, int],
+    view: View,
+    head: nn.Module,
+    min_score: float,
+) -> ViewMasks:
+    """Collect the voting masks of one view.
+
+    Args:
+        output: network output of a batch.
+        image: index of the photograph in the batch.
+        size: (height, width) of the photograph in the view, in pixels.
+        grid: rows and columns of the common grid.
+        view: scale and mirroring.
+        head: ancestor head of the model.
+        min_score: least score of a kept mask; masks below `LEAST_VOTER` and below it do not vote.
+    """
+    least = min(LEAST_VOTER, min_score)
+    logits, scores, queries = score_masks(output, image, size, least)
+    fits = np.flatnonzero((scores > 0) & (scores >= least))
+    shown = on_grid(logits[torch.from_numpy(fits).to(logits.device)], size, grid, mirrored=view.mirrored)
+    kept = torch.nonzero((shown > 0).flatten(1).any(1)).flatten()  # drops masks without a cell of the grid
+    fits = fits[kept.cpu().numpy()]
+    ancestors = ancestor_probabilities(head, output, image, queries.cpu().numpy()[fits])
+    return ViewMasks(shown[kept], scores[fits], ancestors)
+
+
 def elect(views: Sequence[ViewMasks]) -> Elected:
     """The masks on which views agree, one for each that at least one view shows.
 
@@ -130,7 +172,8 @@ def elect(views: Sequence[ViewMasks]) -> Elected:
 def _matches(
     ious: NDArray[np.float64], scores: NDArray[np.float64], first: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Each view's best match of every mask and its weight, [N, V] each, 0 where none is alike enough; and the votes [N].
+    """Each view's best match of every mask and its weight, [N, V] each, 0 where none is alike enough; and the votes
+    [N].
 
     Args:
         ious: of all masks, [N, N].
@@ -163,7 +206,7 @@ def _mean_logits(logits: Tensor, members: NDArray[np.int64], weights: NDArray[np
 def _mean_ancestors(
     views: Sequence[ViewMasks], members: NDArray[np.int64], matched: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Mean over the views in which both masks have a match, and not the same one, of members [N, V] as indices in their own view."""
+    """Average ancestor probabilities over the views with different matches of both masks; members are [N, V]."""
     total, count = np.zeros((2, len(members), len(members)), np.float32)
     for view, own, has in zip(views, members.T, matched.T, strict=True):
         rows = np.flatnonzero(has)

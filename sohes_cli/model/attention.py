@@ -1,7 +1,8 @@
-"""Attention of queries to pixels and to each other, with a mask of what each query may see.
+"""Masked multi-head attention: cross-attention of queries to pixels, and self-attention.
 
-On an NVIDIA GPU xformers' memory-efficient attention, which never holds the Q x K weights and takes the mask as an additive bias; elsewhere
-PyTorch's scaled_dot_product_attention. The plain formula, which says what both compute, stands beside them; the tests prove them equal.
+NVIDIA GPUs run xformers' memory-efficient attention, which does not materialize the Q x K weights and takes the mask
+as an additive bias; other devices PyTorch's scaled_dot_product_attention. `plain` is the readable formula of both, for
+tests.
 
 Source: masked attention, Cheng et al. 2022, Mask2Former, section 3.2.1.
 """
@@ -19,7 +20,7 @@ from torch.nn import functional
 __all__ = ["AttentionBackend", "MultiheadAttention", "aligned_bias", "attend"]
 
 AttentionBackend = Literal["auto", "xformers", "torch", "plain"]
-_ALIGNMENT = 8  # of the rows of a bias, in elements
+_ALIGNMENT = 8  # elements; xformers requires rows of a bias to start at a multiple of it
 
 
 class MultiheadAttention(nn.Module):
@@ -40,17 +41,7 @@ class MultiheadAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None) -> Tensor:
-        """Attend.
-
-        Args:
-            query: [B, Q, C].
-            key: [B, K, C].
-            value: [B, K, C].
-            allowed: which keys a query may see, bool [B, Q, K], at least one for each; None for all.
-
-        Returns:
-            [B, Q, C].
-        """
+        """Attend with queries [B, Q, C] to keys and values [B, K, C] -> [B, Q, C]; `allowed` as in `attend`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         inputs = zip((query, key, value), weights, biases, strict=True)
         q, k, v = (functional.linear(x, w, b).view(*x.shape[:2], self.heads, -1) for x, w, b in inputs)
@@ -61,15 +52,15 @@ class MultiheadAttention(nn.Module):
 def attend(
     query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None = None, backend: AttentionBackend = "auto"
 ) -> Tensor:
-    """softmax(query key^T / sqrt(D)) value for each head, over the keys that are allowed.
+    """Compute softmax(query key^T / sqrt(D)) value per head, over the allowed keys.
 
     Args:
         query: [B, Q, M, D].
         key: [B, K, M, D].
         value: [B, K, M, D].
-        allowed: bool [B, Q, K], at least one key for each query; None for all.
-        backend: `xformers` (memory-efficient attention), `torch` (scaled_dot_product_attention), `plain` (its formula) or `auto`: the
-            first on an NVIDIA GPU where it is installed, else the second.
+        allowed: keys that each query attends to, bool [B, Q, K], at least one per query; None: all.
+        backend: `xformers` (memory-efficient attention), `torch` (scaled_dot_product_attention), `plain` (the formula)
+            or `auto`: xformers on an NVIDIA GPU where it is installed, else torch.
 
     Returns:
         [B, Q, M, D].
@@ -83,8 +74,8 @@ def attend(
         from xformers.ops import memory_efficient_attention
 
         bias = None if allowed is None else aligned_bias(allowed, query.shape[2], query.dtype)
-        found: Tensor = memory_efficient_attention(query, key, value, attn_bias=bias)
-        return found
+        fused: Tensor = memory_efficient_attention(query, key, value, attn_bias=bias)
+        return fused
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     mask = None if allowed is None else allowed[:, None]
     if backend == "torch":
@@ -98,10 +89,11 @@ def attend(
 
 
 def aligned_bias(allowed: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
-    """A mask [B, Q, K] as the bias [B, M, Q, K] that xformers adds: 0 or -inf, each row beginning at a multiple of 8 elements."""
-    batch, n_queries, n_keys = allowed.shape
-    padded = -(-n_keys // _ALIGNMENT) * _ALIGNMENT
-    bias = torch.full((batch, 1, n_queries, padded), float("-inf"), dtype=dtype, device=allowed.device)[..., :n_keys]
+    """Convert a mask [B, Q, K] to the bias [B, M, Q, K] of xformers: 0 or -inf, rows aligned to 8 elements."""
+    batch, num_queries, num_keys = allowed.shape
+    padded = -(-num_keys // _ALIGNMENT) * _ALIGNMENT
+    bias = torch.full((batch, 1, num_queries, padded), float("-inf"), dtype=dtype, device=allowed.device)
+    bias = bias[..., :num_keys]
     bias.masked_fill_(allowed[:, None], 0)
     return bias.expand(-1, heads, -1, -1)
 

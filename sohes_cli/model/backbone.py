@@ -1,13 +1,14 @@
-"""The backbone: a plain timm ViT between the exchanges of a ViT-Adapter -> feature maps at strides 4, 8, 16 and 32.
+"""The backbone: a plain timm ViT with a ViT-Adapter -> feature maps at strides 4, 8, 16 and 32.
 
-    maps = spatial prior(image);  tokens = patches(image)
-    for each exchange:  inject maps into tokens, run the next blocks, extract tokens into maps
-    result = norm(maps + tokens resized)
+    maps = spatial prior(image);  tokens = patch embedding(image)
+    per interaction:  inject maps into tokens, run the next blocks, extract tokens into maps
+    output = norm(maps + resized tokens)
 
-The ViT sees the image at a size at which its patches lie `token_stride` pixels apart, so any patch size works. Its class and register
-tokens take part in attention, as in DINO. Position embeddings are interpolated to each image's own grid, not to the padded one.
+The ViT sees the image resized so that its patches are `token_stride` pixels apart, so any patch size works. Class and
+register tokens take part in attention, as in DINO. Position embeddings are interpolated to each image's own grid, not
+to the canvas.
 
-Source: Chen et al. 2023, ViT-Adapter; a DINO ViT as start, Cao et al. 2024.
+Source: Chen et al. 2023, ViT-Adapter; initialization from a DINO ViT, Cao et al. 2024.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sohes_cli.errors import ConfigError
-from sohes_cli.model.adapter import STRIDES, Exchange, SpatialPrior
+from sohes_cli.model.adapter import STRIDES, InteractionBlock, SpatialPrior
 from sohes_cli.model.config import MASK_STRIDE
-from sohes_cli.model.deformable import reference_points
-from sohes_cli.model.extent import Extent, MaskedBatchNorm, levels_of, resized
+from sohes_cli.model.deformable import get_reference_points
+from sohes_cli.model.extent import Extent, MaskedBatchNorm, resize, split_levels
 from sohes_cli.vit.build import build_vit
 
 if TYPE_CHECKING:
@@ -34,17 +35,18 @@ if TYPE_CHECKING:
 
 __all__ = ["AdaptedVit", "start_weights"]
 
-_EXTRA_EXTRACTORS = 2  # after the last exchange
+_EXTRA_EXTRACTORS = 2  # after the last interaction
 
 
 class AdaptedVit(nn.Module):
-    """A ViT and its adapter, with random weights; see the module.
+    """A ViT and its adapter, with random weights.
 
     Args:
         config: their sizes.
 
     Attributes:
         channels: C of the maps.
+        checkpointing: True to recompute the ViT's blocks in the backward pass.
 
     Raises:
         UsageError: if timm has no such ViT.
@@ -54,32 +56,32 @@ class AdaptedVit(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.vit = build_vit(config.backbone, config.vit_shape, config.drop_path)
-        self.vit.norm, self.vit.fc_norm = nn.Identity(), nn.Identity()  # tokens go on before the last norm
+        self.vit.norm, self.vit.fc_norm = nn.Identity(), nn.Identity()  # the adapter takes tokens before the last norm
         self.channels, depth = int(self.vit.embed_dim), len(self.vit.blocks)
         if depth % config.interactions:
             raise ConfigError(
                 f"model.interactions must divide the {depth} blocks of the ViT, not {config.interactions}."
             )
-        if int(self.channels * config.adapter_value_ratio) % config.adapter_heads:
-            inner = int(self.channels * config.adapter_value_ratio)
+        inner = int(self.channels * config.adapter_value_ratio)
+        if inner % config.adapter_heads:
             raise ConfigError(
-                f"model.adapter_heads must divide the {inner} channels of the adapter's values, not {config.adapter_heads}."
+                f"model.adapter_heads must divide the {inner} channels of the adapter's values, "
+                f"not {config.adapter_heads}."
             )
         self.stride = config.token_stride
         self.patch_size = int(self.vit.patch_embed.patch_size[0])
         self.spm = SpatialPrior(config.prior_channels, self.channels)
         self.level_embed = nn.Parameter(torch.zeros(len(STRIDES), self.channels))
-        last = config.interactions - 1
         self.interactions = nn.ModuleList(
-            Exchange(self.channels, config, config.drop_path, _EXTRA_EXTRACTORS if i == last else 0)
-            for i in range(config.interactions)
+            InteractionBlock(self.channels, config, config.drop_path, extra)
+            for extra in [0] * (config.interactions - 1) + [_EXTRA_EXTRACTORS]
         )
         self.up = nn.ConvTranspose2d(self.channels, self.channels, kernel_size=2, stride=2)
         self.norm1, self.norm2, self.norm3, self.norm4 = (MaskedBatchNorm(self.channels) for _ in range(4))
         self.checkpointing = False
-        self._reset()
+        self._reset_parameters()
 
-    def _reset(self) -> None:
+    def _reset_parameters(self) -> None:
         nn.init.normal_(self.level_embed)
         for module in (self.spm, self.interactions, self.up):
             for layer in module.modules():
@@ -89,113 +91,108 @@ class AdaptedVit(nn.Module):
                         nn.init.zeros_(layer.bias)
 
     def forward(self, pixels: Tensor, extent: Extent) -> list[Tensor]:
-        """Images [B, 3, H, W] to maps [B, C, h, w] at strides 4, 8, 16 and 32; zeros outside of an image."""
+        """Map images [B, 3, H, W] to [B, C, h, w] at strides 4, 8, 16 and 32, zeros in the padding."""
         first, *levels = self.spm(pixels, extent)
-        grids = [extent.grid(stride) for stride in STRIDES]
-        maps = torch.cat(
-            [level.flatten(2).mT + embed for level, embed in zip(levels, self.level_embed, strict=True)], 1
-        )
-        tokens = self._embed(pixels, extent)
-        tokens, maps = self._exchange(tokens, maps, extent, grids)
-        (seen,) = levels_of(tokens[:, self._n_prefix :], [extent.grid(self.stride)])
-        second, third, fourth = levels_of(maps, grids)
-        found = (self.up(second) + first, second, third, fourth)
+        spatial_shapes = [extent.grid(stride) for stride in STRIDES]
+        maps = torch.cat([x.flatten(2).mT + embed for x, embed in zip(levels, self.level_embed, strict=True)], 1)
+        tokens, maps = self._interact(self._embed(pixels, extent), maps, extent, spatial_shapes)
+        (patches,) = split_levels(tokens[:, self._num_prefix :], [extent.grid(self.stride)])
+        second, third, fourth = split_levels(maps, spatial_shapes)
+        levels = [self.up(second) + first, second, third, fourth]
         norms = (self.norm1, self.norm2, self.norm3, self.norm4)
         return [
-            norm(x + resized(seen, extent.grid(stride), extent, self.stride), extent.cells(stride))
-            for norm, x, stride in zip(norms, found, (MASK_STRIDE, *STRIDES), strict=True)
+            norm(x + resize(patches, extent.grid(stride), extent, self.stride), extent.cells(stride))
+            for norm, x, stride in zip(norms, levels, (MASK_STRIDE, *STRIDES), strict=True)
         ]
 
     @property
-    def _n_prefix(self) -> int:
+    def _num_prefix(self) -> int:
         return int(self.vit.num_prefix_tokens)
 
     def _embed(self, pixels: Tensor, extent: Extent) -> Tensor:
-        """Tokens that enter the first block, prefix tokens first, [B, P + h * w, C]."""
+        """Compute the input tokens of the first block, prefix tokens first, [B, P + h * w, C]."""
         vit = self.vit
-        size = tuple(n * self.patch_size for n in extent.grid(self.stride))
-        if size != tuple(pixels.shape[2:]):
-            pixels = resized(pixels, (size[0], size[1]), extent, 1)
+        height, width = (n * self.patch_size for n in extent.grid(self.stride))
+        if (height, width) != tuple(pixels.shape[2:]):
+            pixels = resize(pixels, (height, width), extent, 1)
         x = vit.patch_embed(pixels).flatten(1, 2)
-        position = self._positions(extent).to(x.dtype)
-        prefix = [
-            token.expand(x.shape[0], -1, -1).to(x.dtype)
-            for token in (vit.cls_token, vit.reg_token)
-            if token is not None
-        ]
-        tokens = torch.cat([*prefix, x + position], 1) if vit.no_embed_class else torch.cat([*prefix, x], 1) + position
+        pos_embed = self._pos_embed(extent).to(x.dtype)
+        prefix_tokens = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+        prefix = [token.expand(x.shape[0], -1, -1).to(x.dtype) for token in prefix_tokens]
+        if vit.no_embed_class:
+            tokens = torch.cat([*prefix, x + pos_embed], 1)
+        else:
+            tokens = torch.cat([*prefix, x], 1) + pos_embed
         embedded: Tensor = vit.norm_pre(tokens)
         return embedded
 
-    def _positions(self, extent: Extent) -> Tensor:
-        """Position embeddings of each image's own grid, in the canvas, [B or 1, (P +) h * w, C]."""
-        grid = extent.grid(self.stride)
-        if not extent.sizes:
+    def _pos_embed(self, extent: Extent) -> Tensor:
+        """Interpolate position embeddings to each image's own grid, padded to the canvas, [B or 1, (P +) h * w, C]."""
+        grid, cells = extent.grid(self.stride), extent.cells(self.stride)
+        if not cells:
             return self._interpolated(grid)
-        own = extent.cells(self.stride)
-        made = {size: self._interpolated(size) for size in dict.fromkeys(own)}
-        return torch.stack([self._placed(made[size][0], size, grid) for size in own])
+        by_size = {size: _padded(self._interpolated(size)[0], size, grid) for size in dict.fromkeys(cells)}
+        return torch.stack([by_size[size] for size in cells])
 
     def _interpolated(self, grid: tuple[int, int]) -> Tensor:
-        prefix = 0 if self.vit.no_embed_class else self._n_prefix
+        num_prefix = 0 if self.vit.no_embed_class else self._num_prefix
         embedding: Tensor = resample_abs_pos_embed(
-            self.vit.pos_embed, list(grid), list(self.vit.patch_embed.grid_size), num_prefix_tokens=prefix
+            self.vit.pos_embed, list(grid), list(self.vit.patch_embed.grid_size), num_prefix_tokens=num_prefix
         )
         return embedding
 
-    def _placed(self, position: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-        """Embeddings of a small grid [(P +) n, C] in the upper left of a larger one."""
-        n_prefix = len(position) - size[0] * size[1]
-        placed = position.new_zeros(*grid, position.shape[1])
-        placed[: size[0], : size[1]] = position[n_prefix:].view(*size, -1)
-        return torch.cat([position[:n_prefix], placed.flatten(0, 1)])
-
-    def _exchange(
-        self, tokens: Tensor, maps: Tensor, extent: Extent, grids: Sequence[tuple[int, int]]
+    def _interact(
+        self, tokens: Tensor, maps: Tensor, extent: Extent, spatial_shapes: Sequence[tuple[int, int]]
     ) -> tuple[Tensor, Tensor]:
-        """Run the blocks of the ViT and the exchanges between them."""
-        places = reference_points([extent.grid(self.stride)], tokens.device)
-        map_places = reference_points(grids, tokens.device)
-        mask = self._attention_mask(extent, tokens)
-        share = len(self.vit.blocks) // len(self.interactions)
-        for i, exchange in enumerate(cast("list[Exchange]", list(self.interactions))):
-            prefix, patches = tokens[:, : self._n_prefix], tokens[:, self._n_prefix :]
-            tokens = torch.cat([prefix, exchange.injector(patches, places, maps, extent)], 1)
-            for block in self.vit.blocks[i * share : (i + 1) * share]:
-                tokens = self._run(block, tokens, mask)
-            maps = exchange.extract(maps, map_places, tokens[:, self._n_prefix :], extent)
+        """Run the interactions, each around its share of the ViT's blocks."""
+        token_points = get_reference_points([extent.grid(self.stride)], tokens.device)
+        map_points = get_reference_points(spatial_shapes, tokens.device)
+        attn_mask = self._attn_mask(extent, tokens)
+        blocks = len(self.vit.blocks) // len(self.interactions)
+        for i, interaction in enumerate(cast("list[InteractionBlock]", list(self.interactions))):
+            prefix, patches = tokens[:, : self._num_prefix], tokens[:, self._num_prefix :]
+            tokens = torch.cat([prefix, interaction.injector(patches, token_points, maps, extent)], 1)
+            for block in self.vit.blocks[i * blocks : (i + 1) * blocks]:
+                tokens = self._run(block, tokens, attn_mask)
+            maps = interaction.extract(maps, map_points, tokens[:, self._num_prefix :], extent)
         return tokens, maps
 
-    def _run(self, block: Any, tokens: Tensor, mask: Tensor | None) -> Tensor:
+    def _run(self, block: Any, tokens: Tensor, attn_mask: Tensor | None) -> Tensor:
         if self.checkpointing and self.training:
-            again: Tensor = checkpoint(block, tokens, mask, use_reentrant=False)
-            return again
-        out: Tensor = block(tokens, attn_mask=mask)
+            recomputed: Tensor = checkpoint(block, tokens, attn_mask, use_reentrant=False)
+            return recomputed
+        out: Tensor = block(tokens, attn_mask=attn_mask)
         return out
 
-    def _attention_mask(self, extent: Extent, tokens: Tensor) -> Tensor | None:
-        """What is added to attention logits, [B, 1, 1, P + h * w]: -inf for padding; None without any."""
-        own = extent.flat_mask((self.stride,))
-        if own is None:
+    def _attn_mask(self, extent: Extent, tokens: Tensor) -> Tensor | None:
+        """Build the bias of attention logits, [B, 1, 1, P + h * w]: -inf for padding; None without padding."""
+        valid = extent.flat_mask((self.stride,))
+        if valid is None:
             return None
-        kept = torch.cat([own.new_ones(len(own), self._n_prefix), own], 1)[:, None, None]
-        dtype = (
-            torch.get_autocast_dtype(tokens.device.type)
-            if torch.is_autocast_enabled(tokens.device.type)
-            else tokens.dtype
-        )
-        return torch.zeros(kept.shape, dtype=dtype, device=kept.device).masked_fill(~kept, float("-inf"))
+        device = tokens.device.type
+        valid = torch.cat([valid.new_ones(len(valid), self._num_prefix), valid], 1)[:, None, None]
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else tokens.dtype
+        return torch.zeros(valid.shape, dtype=dtype, device=valid.device).masked_fill(~valid, float("-inf"))
+
+
+def _padded(pos_embed: Tensor, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Place embeddings of a small grid [(P +) n, C] in the upper left of a larger one."""
+    num_prefix = len(pos_embed) - size[0] * size[1]
+    padded = pos_embed.new_zeros(*grid, pos_embed.shape[1])
+    padded[: size[0], : size[1]] = pos_embed[num_prefix:].view(*size, -1)
+    return torch.cat([pos_embed[:num_prefix], padded.flatten(0, 1)])
 
 
 def start_weights(backbone: AdaptedVit, config: ModelConfig) -> None:
-    """Fill the ViT with what `model.weights` names; `random` leaves it as it is.
+    """Load the ViT's initial weights, in place.
 
     Args:
-        backbone: whose ViT is filled.
-        config: `weights` is `random`, `pretrained` (timm's cache or hub), a weights file, or a run of `sohes pretrain`.
+        backbone: the module whose ViT is filled.
+        config: `weights` is `random` (nothing is loaded), `pretrained` (timm's cache or hub), a weights file, or a run
+            of `sohes pretrain`.
 
     Raises:
-        SohesError: if the weights cannot be had, are damaged, or belong to another ViT.
+        SohesError: if the weights cannot be read or downloaded, or belong to another ViT.
     """
     if config.weights == "random":
         return
@@ -209,5 +206,5 @@ def start_weights(backbone: AdaptedVit, config: ModelConfig) -> None:
     else:
         file = find_backbone(config.weights, "--weights")
         load_into(full, load_state_dict(Path(file)), str(file))
-    state = {name: tensor for name, tensor in full.state_dict().items() if name in backbone.vit.state_dict()}
-    backbone.vit.load_state_dict(state)
+    names = backbone.vit.state_dict().keys()
+    backbone.vit.load_state_dict({name: tensor for name, tensor in full.state_dict().items() if name in names})

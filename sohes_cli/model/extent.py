@@ -1,8 +1,8 @@
-"""Images of several sizes in one canvas: which cells of a feature map belong to an image, and operations that padding does not change.
+"""Images of several sizes in one padded canvas: masks of their cells, and layers whose results padding cannot change.
 
-Every image counts up to the next multiple of 32 pixels, as it would alone, and what lies beyond is kept at zero before each convolution,
-left out of each norm's statistics, each attention's keys and each interpolation. So an image has the same result whatever it is batched
-with; Mask2Former's and ViT-Adapter's published code lets padding leak in.
+Each image extends to the next multiple of 32 pixels, as it would alone; everything beyond is zero before each
+convolution and excluded from the statistics of norms, the keys of attention and interpolation. So an image's result
+does not depend on its batch, whereas padding leaks in the published code of Mask2Former and ViT-Adapter.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from sohes_cli.model.config import STRIDE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Extent", "MaskedBatchNorm", "MaskedGroupNorm", "levels_of", "masked", "resized"]
+__all__ = ["Extent", "MaskedBatchNorm", "MaskedGroupNorm", "inside_mask", "resize", "split_levels"]
 
 
 @dataclass(frozen=True)
 class Extent:
-    """The parts of a canvas that images take.
+    """Areas of a canvas that its images cover, each from the upper left corner.
 
     Args:
         height: of the canvas in pixels, a multiple of 32.
         width: likewise.
-        sizes: (height, width) of each image, rounded up to multiples of 32; empty where every image fills the canvas.
+        sizes: (height, width) of each image, rounded up to multiples of 32; empty if every image fills the canvas.
         device: of the masks.
     """
 
@@ -43,14 +43,13 @@ class Extent:
 
     @classmethod
     def of(cls, pixels: Tensor, sizes: Sequence[tuple[int, int]] | None) -> Extent:
-        """The extent of a batch [B, 3, H, W] with images of these sizes, in pixels; None if they fill it.
+        """Build the extent of a batch [B, 3, H, W] from its images' sizes in pixels; None if all fill the canvas.
 
         Raises:
             ValueError: if the canvas is not a multiple of 32 pixels, or an image does not fit into it.
         """
         height, width = pixels.shape[2:]
-        exported = torch.compiler.is_exporting()  # where sizes are symbols, of which nothing is known
-        if not exported and (height % STRIDE or width % STRIDE):
+        if not torch.compiler.is_exporting() and (height % STRIDE or width % STRIDE):  # exported sizes are symbols
             raise ValueError(f"pixels must be [B, 3, H, W], H and W multiples of {STRIDE}, not {list(pixels.shape)}")
         if sizes is None:
             return cls(height, width, device=pixels.device)
@@ -67,87 +66,78 @@ class Extent:
         return torch.tensor(self.sizes, device=self.device)
 
     def grid(self, stride: int) -> tuple[int, int]:
-        """Height and width of a map of this stride, in cells."""
+        """Return height and width of a map of this stride, in cells."""
         return self.height // stride, self.width // stride
 
     def cells(self, stride: int) -> tuple[tuple[int, int], ...]:
-        """Rows and columns of a map of this stride that belong to each image; empty where every image fills the canvas."""
+        """Return (rows, columns) of each image in a map of this stride; empty if every image fills the canvas."""
         return tuple((height // stride, width // stride) for height, width in self.sizes)
 
     def mask(self, stride: int) -> Tensor | None:
-        """Cells of a map of this stride that belong to their image, bool [B, 1, h, w]; None if all do."""
-        if not self.sizes:
-            return None
-        rows, columns = (torch.arange(n, device=self.device) for n in self.grid(stride))
-        inside = self._bounds // stride
-        is_row, is_column = rows < inside[:, :1], columns < inside[:, 1:]  # [B, h], [B, w]
-        return (is_row[:, :, None] & is_column[:, None, :])[:, None]
+        """Return the valid cells of a map of this stride, bool [B, 1, h, w]; None if all are valid."""
+        return inside_mask(self._bounds // stride, self.grid(stride)) if self.sizes else None
 
     def flat_mask(self, strides: Sequence[int]) -> Tensor | None:
-        """The masks of several strides as tokens in raster order, one map after the other, bool [B, S]; None if all belong."""
+        """Return the flattened masks of several strides, concatenated, bool [B, S]; None if all cells are valid."""
         masks = [self.mask(stride) for stride in strides]
         return torch.cat([m.flatten(1) for m in masks if m is not None], 1) if self.sizes else None
 
-
-def masked(maps: Tensor, mask: Tensor | None) -> Tensor:
-    """Maps [B, C, h, w] with zeros outside of the mask [B, 1, h, w]."""
-    return maps if mask is None else maps * mask
+    def masked(self, maps: Tensor, stride: int) -> Tensor:
+        """Return maps [B, C, h, w] of this stride with zeros in the padding."""
+        mask = self.mask(stride)
+        return maps if mask is None else maps * mask
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm whose mean and variance are those of an image's own cells."""
+    """Group norm over the valid cells of each image."""
 
     def forward(self, input: Tensor, cells: Sequence[tuple[int, int]] = ()) -> Tensor:  # noqa: A002 (torch's name)
-        """Normalize maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image, which are all if none are given."""
+        """Normalize maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image. Empty: all are valid."""
         if not cells:
             return super().forward(input)
-        normal = [super(MaskedGroupNorm, self).forward(own[None])[0] for own in _cropped(input, cells)]
-        return _placed(normal, input.shape[2:])
+        normalized = [super(MaskedGroupNorm, self).forward(image[None])[0] for image in _crop(input, cells)]
+        return _pad(normalized, input.shape[2:])
 
 
 class MaskedBatchNorm(nn.BatchNorm2d):
-    """Batch norm over the images' own cells, and over those of all processes."""
+    """Batch norm over the valid cells of all images, of all processes."""
 
     def forward(self, input: Tensor, cells: Sequence[tuple[int, int]] = ()) -> Tensor:  # noqa: A002 (torch's name)
-        """Normalize maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image, which are all if none are given."""
+        """Normalize maps [B, C, h, w]; zeros beyond the first (rows, columns) of each image. Empty: all are valid."""
         if not cells:
             return self._normalize(input)
-        packed = torch.cat([own.flatten(1) for own in _cropped(input, cells)], 1)  # [C, cells of all images]
-        normal = self._normalize(packed[None, :, :, None])[0, :, :, 0]
-        parts = torch.split(normal, [height * width for height, width in cells], dim=1)
-        return _placed([part.reshape(-1, *size) for part, size in zip(parts, cells, strict=True)], input.shape[2:])
+        packed = torch.cat([image.flatten(1) for image in _crop(input, cells)], 1)  # [C, cells of all images]
+        normalized = self._normalize(packed[None, :, :, None])[0, :, :, 0]
+        images = torch.split(normalized, [height * width for height, width in cells], dim=1)
+        return _pad([x.reshape(-1, *size) for x, size in zip(images, cells, strict=True)], input.shape[2:])
 
     def _normalize(self, maps: Tensor) -> Tensor:
-        alone = not (is_available() and is_initialized() and get_world_size() > 1)
-        if not self.training or (alone and maps[:, 0].numel() > 1):  # torch's norm refuses to be trained on one cell
+        distributed = is_available() and is_initialized() and get_world_size() > 1
+        if not self.training or (not distributed and maps[:, 0].numel() > 1):  # torch refuses to train on one cell
             return super().forward(maps)
-        mean, variance = self._measured(maps.float(), alone)
+        mean, variance = self._update_statistics(maps.float(), distributed)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (maps * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)).to(maps.dtype)
 
-    def _measured(self, maps: Tensor, alone: bool) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each channel over all processes, which also move the running ones."""
-        sums = torch.stack(
-            [
-                maps.sum((0, 2, 3)),
-                maps.square().sum((0, 2, 3)),
-                torch.ones_like(maps[:, :1]).sum().expand(maps.shape[1]),
-            ]
-        )
-        if not alone:
-            sums = _SumOverProcesses.apply(sums)
+    def _update_statistics(self, maps: Tensor, distributed: bool) -> tuple[Tensor, Tensor]:
+        """Compute mean and variance of each channel over all processes, and update the running ones."""
+        counts = torch.ones_like(maps[:, :1]).sum().expand(maps.shape[1])
+        sums = torch.stack([maps.sum((0, 2, 3)), maps.square().sum((0, 2, 3)), counts])
+        if distributed:
+            sums = _AllReduceSum.apply(sums)
         mean, square, count = sums[0] / sums[2], sums[1] / sums[2], sums[2].detach()
         variance = (square - mean.square()).clamp(min=0)
-        for kept, now in ((self.running_mean, mean), (self.running_var, variance * count / (count - 1).clamp(min=1))):
-            if kept is not None:
-                kept.lerp_(now.detach().to(kept.dtype), float(self.momentum or 0.0))
+        unbiased = variance * count / (count - 1).clamp(min=1)
+        for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
+            if running is not None:
+                running.lerp_(batch.detach().to(running.dtype), float(self.momentum or 0.0))
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         return mean, variance
 
 
-class _SumOverProcesses(Function):
-    """The sum of all processes' tensors, in each of them; so a gradient is the sum of theirs. PyTorch's own such function is deprecated."""
+class _AllReduceSum(Function):
+    """Sum over all processes, of the values and of their gradients; PyTorch's own function is deprecated."""
 
     @staticmethod
     def forward(_context: object, values: Tensor) -> Tensor:
@@ -156,36 +146,39 @@ class _SumOverProcesses(Function):
         return total
 
     @staticmethod
-    def backward(_context: object, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        all_reduce(total)
-        return total
+    def backward(context: object, gradient: Tensor) -> Tensor:
+        return _AllReduceSum.forward(context, gradient)
 
 
-def _cropped(maps: Tensor, cells: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """The first (rows, columns) of each image of maps [B, C, h, w], [C, rows, columns] each."""
+def inside_mask(sizes: Tensor, grid: Sequence[int]) -> Tensor:
+    """Mark the first (rows, columns) of each image, integers [B, 2], in a grid (h, w), bool [B, 1, h, w]."""
+    rows, columns = (torch.arange(n, device=sizes.device) for n in grid)
+    is_row, is_column = rows < sizes[:, :1], columns < sizes[:, 1:]  # [B, h], [B, w]
+    return (is_row[:, :, None] & is_column[:, None, :])[:, None]
+
+
+def _crop(maps: Tensor, cells: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Cut maps [B, C, h, w] to the first (rows, columns) of each image, [C, rows, columns] each."""
     return [image[:, :height, :width] for image, (height, width) in zip(maps.unbind(), cells, strict=True)]
 
 
-def _placed(parts: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
-    """Maps [C, rows, columns] in the upper left of a larger grid of zeros, [B, C, h, w]."""
-    return torch.stack(
-        [functional.pad(part, (0, grid[1] - part.shape[2], 0, grid[0] - part.shape[1])) for part in parts]
-    )
+def _pad(images: Sequence[Tensor], grid: Sequence[int]) -> Tensor:
+    """Pad maps [C, rows, columns] with zeros at the right and the bottom to one grid, [B, C, h, w]."""
+    return torch.stack([functional.pad(x, (0, grid[1] - x.shape[2], 0, grid[0] - x.shape[1])) for x in images])
 
 
-def levels_of(tokens: Tensor, grids: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Take tokens [B, S, C] apart into the maps of several grids, [B, C, h, w] each."""
-    levels = torch.split(tokens.mT, [height * width for height, width in grids], dim=2)
-    return [level.reshape(*level.shape[:2], *grid) for level, grid in zip(levels, grids, strict=True)]
+def split_levels(tokens: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Split tokens [B, S, C] into the maps of several levels, [B, C, h, w] each."""
+    levels = torch.split(tokens.mT, [height * width for height, width in spatial_shapes], dim=2)
+    return [level.reshape(*level.shape[:2], *shape) for level, shape in zip(levels, spatial_shapes, strict=True)]
 
 
-def resized(maps: Tensor, size: tuple[int, int], extent: Extent, stride: int) -> Tensor:
-    """Bilinear interpolation of maps of a stride to another size; no image reads its padding, and beyond it are zeros."""
+def resize(maps: Tensor, size: tuple[int, int], extent: Extent, stride: int) -> Tensor:
+    """Resize maps of a stride bilinearly, each image without its padding; zeros beyond it."""
     if not extent.sizes:
         return functional.interpolate(maps, size, mode="bilinear", align_corners=False)
-    grid, parts = extent.grid(stride), []
-    for own in _cropped(maps, extent.cells(stride)):
-        own_size = own.shape[1] * size[0] // grid[0], own.shape[2] * size[1] // grid[1]
-        parts.append(functional.interpolate(own[None], own_size, mode="bilinear", align_corners=False)[0])
-    return _placed(parts, size)
+    grid, images = extent.grid(stride), []
+    for image in _crop(maps, extent.cells(stride)):
+        image_size = image.shape[1] * size[0] // grid[0], image.shape[2] * size[1] // grid[1]
+        images.append(functional.interpolate(image[None], image_size, mode="bilinear", align_corners=False)[0])
+    return _pad(images, size)

@@ -24,12 +24,10 @@ MODEL_FORMAT = "sohes-model"
 
 
 def save_model(path: Path, model: EntityModel, description: Mapping[str, Any]) -> None:
-    """Write a model file, atomically.
+    """Write a model file atomically.
 
     Args:
-        path: the file.
-        model: the network.
-        description: what its header says, ready for JSON: `config` (all settings of the run, by group), `image_size`, and more.
+        description: header, JSON-serializable: `config` (all settings of the run, by group), `image_size`, and more.
 
     Raises:
         StoreError: if the disk is full or not writable.
@@ -41,25 +39,23 @@ def load_model(path: Path) -> tuple[EntityModel, dict[str, Any]]:
     """Read a model file.
 
     Args:
-        path: the file, or the folder of a run of `sohes train`.
+        path: the file, or the run folder of `sohes train`.
 
     Returns:
-        The network on the CPU, in fp32 and eval mode, and what the file's header says.
+        The network on the CPU, in fp32 and eval mode, and the file's header.
 
     Raises:
-        UsageError: if there is no such file or folder.
-        WeightsError: if it is damaged, of another kind, or does not fit its own settings; nothing is unpickled.
+        UsageError: if the path does not exist.
+        WeightsError: if the file is damaged, of another kind, or does not fit its own settings; nothing is unpickled.
     """
     file = find_model(path)
     tensors, description = read_tensors(file, MODEL_FORMAT)
     try:
         config = from_plain(ModelConfig, description["config"]["model"])
-        with torch.device("meta"):  # no random numbers are drawn for parameters that are replaced at once
+        with torch.device("meta"):  # draws no random numbers for parameters that are replaced
             model = EntityModel(config)
     except (KeyError, TypeError, SohesError) as error:
-        raise WeightsError(
-            f"{file} has no settings from which its model could be built: {error}.", "It is of another version."
-        ) from error
+        raise WeightsError(f"{file} has no valid model settings: {error}.", "It is of another version.") from error
     model.to_empty(device="cpu")
     load_module(model, tensors, "model", file)
     return model.eval(), description

@@ -1,4 +1,4 @@
-"""Where a model lies: the file of a path, of the newest run, or of the package; nothing here loads PyTorch."""
+"""Path of a trained model: a given file or run folder, the newest run, or the package's own; imports no PyTorch."""
 
 from __future__ import annotations
 
@@ -21,65 +21,60 @@ __all__ = [
 MODEL_NAME = "model.safetensors"
 
 _RUNS = Path("runs")
-_PHASES = ("correct", "instruct")  # the later one is the better model
+_PHASES = ("correct", "instruct")  # the later phase first: it has the better model
 
 _NO_RUN = f"neither {' nor '.join(str(_RUNS / phase) for phase in _PHASES)} has a {MODEL_NAME}"
 
 NO_MODEL = f"{_NO_RUN}, and none ships with this version of sohes"
-"""Why there is no model where none is named, as a part of a sentence."""
+"""Reason for the lack of a default model, as a clause."""
 
 HOW_TO_TRAIN = "`sohes explore IMAGES`, then `sohes train --phase instruct`"
-"""What makes one."""
+"""Commands that train a model."""
 
 
 def find_model(path: Path) -> Path:
-    """The model file that a path means: itself, or that of a run's folder.
+    """Return the model file of a path: the file itself, or that of a run folder.
 
     Raises:
-        UsageError: if there is none.
+        UsageError: if it does not exist.
     """
+    file = path / MODEL_NAME if path.is_dir() else path
+    if file.is_file():
+        return file
     if path.is_dir():
-        if not (path / MODEL_NAME).is_file():
-            raise UsageError(
-                f"{path} has no {MODEL_NAME}.", "Give the folder of a run of sohes train that has saved a checkpoint."
-            )
-        return path / MODEL_NAME
-    if not path.is_file():
-        raise UsageError(
-            f"There is no model {path}.", "Give the folder of a run of sohes train, or its model.safetensors."
-        )
-    return path
+        hint = "Give the folder of a run of sohes train that has saved a checkpoint."
+        raise UsageError(f"{path} has no {MODEL_NAME}.", hint)
+    hint = "Give the folder of a run of sohes train, or its model.safetensors."
+    raise UsageError(f"There is no model {path}.", hint)
 
 
 def default_checkpoint(runs: Path = _RUNS) -> Path | None:
-    """The folder of the newest phase below `runs` that has a model, or None."""
+    """Return the folder of the newest phase below `runs` that has a model, or None."""
     folders = (runs / phase for phase in _PHASES)
     return next((folder for folder in folders if (folder / MODEL_NAME).is_file()), None)
 
 
 def has_model() -> bool:
-    """Whether there is a model when none is named: that of a run, or the package's own."""
+    """Return True if a model exists by default: that of a run, or the package's own."""
     return default_checkpoint() is not None or bundled.MODEL.ships
 
 
 def reason_for(file: Path) -> str:
-    """Why `model_file` takes a file when none is named, as a part of a sentence."""
-    if file == bundled.MODEL.path:
-        return f"it ships with sohes, and {_NO_RUN}"
-    return "of the last phase that has a run here"
+    """Return the reason for the choice of a default model file, as a clause."""
+    return f"it ships with sohes, and {_NO_RUN}" if file == bundled.MODEL.path else "the newest phase in ./runs"
 
 
 def model_file(path: str | Path | None) -> Path:
-    """The model file that a path means.
+    """Resolve a model file.
 
     Args:
-        path: a model file, the folder of a run, or `bundled` for the model that ships with the package; None for that of the newest
-            phase, see `default_checkpoint`, or else the bundled one.
+        path: a model file, a run folder, or `bundled` for the package's own model; None: `default_checkpoint`, or else
+            the bundled model.
 
     Raises:
-        UsageError: if there is no model at the path, or none is bundled.
-        WeightsError: if the bundled one is missing or damaged.
-        SohesError: if no path is given and there is none by default.
+        UsageError: if the path has no model, or no model is bundled.
+        WeightsError: if the bundled model is missing or damaged.
+        SohesError: if no path is given and no default model exists.
     """
     if path is None and not has_model():
         raise SohesError(

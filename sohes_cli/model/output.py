@@ -1,4 +1,4 @@
-"""What the network says of a batch of images, at every layer of its query decoder."""
+"""The network's predictions for a batch of images, at every stage of its query decoder."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ if TYPE_CHECKING:
 __all__ = ["ENTITY", "NO_OBJECT", "Output"]
 
 ENTITY, NO_OBJECT = 0, 1
-"""The two classes of a query, in the order of their logits."""
+"""Indices of the two classes in `Output.pred_logits`."""
 
 
 class Output(NamedTuple):
     """Predictions of L + 1 stages: of the learned queries, and after each of the L layers of the query decoder.
 
-    A query's mask is the product of its embedding with the features of each pixel, so masks are made where they are needed, and at
-    single points without making them at all.
+    A mask is the product of a query's embedding with the mask features, so single points of it can be computed alone.
 
     Args:
         pred_logits: of the classes entity and no object, float [L + 1, B, Q, 2].
         mask_embeddings: float [L + 1, B, Q, C].
-        queries: the queries' features, from which class, mask and ancestors are predicted, float [L + 1, B, Q, C].
-        mask_features: of the pixels at stride 4, float [B, C, H / 4, W / 4].
+        queries: query features, from which class, mask and ancestors are predicted, float [L + 1, B, Q, C].
+        mask_features: at stride 4, float [B, C, H / 4, W / 4].
     """
 
     pred_logits: Tensor
@@ -34,5 +33,5 @@ class Output(NamedTuple):
     mask_features: Tensor
 
     def pred_masks(self, stage: int = -1) -> Tensor:
-        """Mask logits of one stage, float [B, Q, H / 4, W / 4]."""
+        """Compute the mask logits of one stage, float [B, Q, H / 4, W / 4]."""
         return torch.einsum("bqc,bchw->bqhw", self.mask_embeddings[stage], self.mask_features)

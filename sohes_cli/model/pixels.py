@@ -1,4 +1,4 @@
-"""Uploaded images as the network takes them: less ImageNet's mean, over its deviation, and zero where there is no image."""
+"""Network input: images normalized by ImageNet's mean and deviation, zero in the padding."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sohes_cli.model.extent import inside_mask
 from sohes_cli.vit.build import normalized
 
 if TYPE_CHECKING:
@@ -17,18 +18,6 @@ __all__ = ["network_input"]
 
 
 def network_input(pixels: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
-    """Prepare a batch.
-
-    Args:
-        pixels: RGB, uint8 [B, H, W, 3].
-        sizes: (height, width) of each image, which begins at the upper left.
-
-    Returns:
-        float32 [B, 3, H, W].
-    """
+    """Normalize RGB, uint8 [B, H, W, 3], to float32 [B, 3, H, W], zero beyond the (height, width) of each image."""
     prepared = normalized(pixels.permute(0, 3, 1, 2).float() / 255)
-    height, width = prepared.shape[2:]
-    bounds = torch.tensor(sizes, device=prepared.device)
-    rows = torch.arange(height, device=prepared.device) < bounds[:, :1]  # [B, H]
-    columns = torch.arange(width, device=prepared.device) < bounds[:, 1:]
-    return prepared * (rows[:, None, :, None] & columns[:, None, None, :])
+    return prepared * inside_mask(torch.tensor(sizes, device=prepared.device), prepared.shape[2:])

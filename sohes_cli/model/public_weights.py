@@ -1,11 +1,11 @@
-"""Published checkpoints of the same parts -> our model: Mask2Former's decoders and ViT-Adapter's backbone, under their own names.
+"""Published checkpoints -> our model: Mask2Former's decoders and ViT-Adapter's backbone, under our names.
 
-    Mask2Former         sem_seg_head.{pixel_decoder,predictor}.*                        -> pixel_decoder.*, query_decoder.*
-    transformers        pixel_level_module.decoder.*, transformer_module.*              -> the same
-    OpenMMLab           {decode_head,panoptic_head}.{pixel_decoder,transformer_decoder,...}.* -> the same
-    ViT-Adapter         backbone.{spm,interactions,up,...}.*, backbone.{blocks,...}.*   -> backbone.*, backbone.vit.*
+    Mask2Former   sem_seg_head.{pixel_decoder,predictor}.*                -> pixel_decoder.*, query_decoder.*
+    transformers  pixel_level_module.decoder.*, transformer_module.*      -> the same
+    OpenMMLab     {decode,panoptic}_head.{pixel,transformer}_decoder.*    -> the same
+    ViT-Adapter   backbone.{spm,interactions,up}.*, backbone.blocks.*     -> backbone.*, backbone.vit.*
 
-What the model has and the file lacks stays as it is: the ancestor head always, the classes if they are others than entity and no object.
+Tensors that the file lacks stay unchanged: the ancestor head always, the classes unless they are entity and no object.
 
 Source: the code of Mask2Former (Cheng et al. 2022) and of ViT-Adapter (Chen et al. 2023).
 """
@@ -35,28 +35,28 @@ __all__ = ["PublicReport", "from_public", "load_public"]
 
 @dataclass(frozen=True)
 class PublicReport:
-    """What became of a public checkpoint.
+    """Result of loading a public checkpoint.
 
     Args:
-        loaded: names of the model's tensors that were filled.
-        missing: names of those that the file lacks.
-        left_over: names, in the file's terms, of its tensors that have no place or another shape.
+        loaded: names of the model's tensors that were loaded.
+        missing: names of the model's tensors that the file lacks.
+        unexpected: published names of the file's tensors without a counterpart of the same shape.
     """
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]
-    left_over: tuple[str, ...]
+    unexpected: tuple[str, ...]
 
 
 class _Section(NamedTuple):
-    """Names that begin alike: what replaces their beginning, and patterns of which the first that fits changes the rest."""
+    """Renaming of tensors: of `prefix` by `replacement`, of the rest by the first of `patterns` that matches."""
 
-    begins: str
+    prefix: str
     replacement: str
-    renamed: tuple[tuple[str, str], ...] = ()
+    patterns: tuple[tuple[str, str], ...] = ()
 
 
-_ENCODER, _CROSS, _SELF, _MLP = (
+_ENCODER, _CROSS, _SELF, _FFN = (
     "transformer.encoder.layers",
     "transformer_cross_attention_layers",
     "transformer_self_attention_layers",
@@ -65,8 +65,8 @@ _ENCODER, _CROSS, _SELF, _MLP = (
 _SECTIONS = (
     _Section(r"(?:sem_seg_head\.)?pixel_decoder\.", "pixel_decoder."),
     _Section(r"(?:sem_seg_head\.)?predictor\.", "query_decoder.", ((r"static_query\.", "query_feat."),)),
-    _Section(r"sem_seg_head\.", "pixel_decoder."),  # of the first version
-    _Section(r"(query_decoder|ancestor_head|backbone\.vit)\.", r"\1."),  # our own
+    _Section(r"sem_seg_head\.", "pixel_decoder."),  # first version of Mask2Former
+    _Section(r"(query_decoder|ancestor_head|backbone\.vit)\.", r"\1."),  # already ours
     _Section(
         r"pixel_level_module\.decoder\.",
         "pixel_decoder.",
@@ -94,8 +94,8 @@ _SECTIONS = (
             (r"decoder\.layers\.(\d+)\.cross_attn_layer_norm\.", rf"{_CROSS}.\1.norm."),
             (r"decoder\.layers\.(\d+)\.self_attn\.", rf"{_SELF}.\1.self_attn."),
             (r"decoder\.layers\.(\d+)\.self_attn_layer_norm\.", rf"{_SELF}.\1.norm."),
-            (r"decoder\.layers\.(\d+)\.fc([12])\.", rf"{_MLP}.\1.linear\2."),
-            (r"decoder\.layers\.(\d+)\.final_layer_norm\.", rf"{_MLP}.\1.norm."),
+            (r"decoder\.layers\.(\d+)\.fc([12])\.", rf"{_FFN}.\1.linear\2."),
+            (r"decoder\.layers\.(\d+)\.final_layer_norm\.", rf"{_FFN}.\1.norm."),
         ),
     ),
     _Section(r"class_predictor\.", "query_decoder.class_embed."),
@@ -130,9 +130,9 @@ _SECTIONS = (
             (r"transformer_decoder\.layers\.(\d+)\.(?:attentions\.1|self_attn)\.attn\.", rf"{_SELF}.\1.self_attn."),
             (r"transformer_decoder\.layers\.(\d+)\.norms\.0\.", rf"{_CROSS}.\1.norm."),
             (r"transformer_decoder\.layers\.(\d+)\.norms\.1\.", rf"{_SELF}.\1.norm."),
-            (r"transformer_decoder\.layers\.(\d+)\.norms\.2\.", rf"{_MLP}.\1.norm."),
-            (r"transformer_decoder\.layers\.(\d+)\.(?:ffns\.0|ffn)\.layers\.0\.0\.", rf"{_MLP}.\1.linear1."),
-            (r"transformer_decoder\.layers\.(\d+)\.(?:ffns\.0|ffn)\.layers\.1\.", rf"{_MLP}.\1.linear2."),
+            (r"transformer_decoder\.layers\.(\d+)\.norms\.2\.", rf"{_FFN}.\1.norm."),
+            (r"transformer_decoder\.layers\.(\d+)\.(?:ffns\.0|ffn)\.layers\.0\.0\.", rf"{_FFN}.\1.linear1."),
+            (r"transformer_decoder\.layers\.(\d+)\.(?:ffns\.0|ffn)\.layers\.1\.", rf"{_FFN}.\1.linear2."),
             (r"cls_embed\.", "class_embed."),
             (r"mask_embed\.0\.", "mask_embed.layers.0."),
             (r"mask_embed\.2\.", "mask_embed.layers.1."),
@@ -148,31 +148,30 @@ _VIT = _Section(
         (r"(?=blocks\.|patch_embed\.|pos_embed$|cls_token$|reg_token$)", "vit."),
     ),
 )
-_VIT_MARK = "backbone.blocks.0.attn.qkv.weight"  # Swin's backbones have a patch_embed and norms of other meanings
+_VIT_MARK = (
+    "backbone.blocks.0.attn.qkv.weight"  # Swin has a patch_embed and norms of other meanings, but no such blocks
+)
 _WRAPPERS = re.compile(r"^(?:module\.|model\.|student\.)+")
-_POSITIONS = "backbone.vit.pos_embed"
+_QKV = re.compile(r"[qkv]_proj\.(weight|bias)$")
+_POS_EMBED = "backbone.vit.pos_embed"
 _SHOWN = 4
 
 
 def from_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint under the names of our model; those that no part of it has are left out.
-
-    Args:
-        state: tensors by published name, with or without the prefixes of wrappers.
-    """
-    return _joined({own: state[name] for name, own in _own_names(state).items()})
+    """Rename the tensors of a published checkpoint, with or without wrapper prefixes, to ours; drop unknown ones."""
+    return _merge_qkv({own: state[name] for name, own in _own_names(state).items()})
 
 
 def load_public(model: EntityModel, path: Path) -> PublicReport:
-    """Fill what a published checkpoint has of a model.
+    """Load a published checkpoint into a model, in place, as far as names and shapes match.
 
     Args:
         model: filled in place.
         path: a .safetensors file, or a .pth, .pt or .bin file of plain tensors; code is never unpickled.
 
     Raises:
-        UsageError: if there is no such file.
-        WeightsError: if it cannot be read, or nothing in it fits.
+        UsageError: if the file does not exist.
+        WeightsError: if it cannot be read, or no tensor matches.
     """
     if path.suffix == ".pkl":
         raise WeightsError(
@@ -182,78 +181,69 @@ def load_public(model: EntityModel, path: Path) -> PublicReport:
         )
     state = load_tensors(path)
     own, found = model.state_dict(), from_public(state)
-    if _POSITIONS in found:
-        found[_POSITIONS] = _positions(model, found[_POSITIONS])
-    fitting = {
-        name: tensor.to(own[name].dtype)
-        for name, tensor in found.items()
-        if name in own and tensor.shape == own[name].shape
-    }
-    if not fitting:
+    if _POS_EMBED in found:
+        found[_POS_EMBED] = _interpolate(model, found[_POS_EMBED])
+    loaded = {k: v.to(own[k].dtype) for k, v in found.items() if k in own and v.shape == own[k].shape}
+    if not loaded:
         raise WeightsError(
-            f"{path} holds nothing of this model; its tensors are {', '.join(list(state)[:_SHOWN])}, ...",
+            f"{path} has no tensor of this model; its tensors are {', '.join(list(state)[:_SHOWN])}, ...",
             "Give a run of sohes train, or a checkpoint of Mask2Former or ViT-Adapter of the same sizes.",
         )
-    model.load_state_dict(fitting, strict=False)
+    model.load_state_dict(loaded, strict=False)
     names = _own_names(state)
-    left_over = tuple(name for name in state if _JOINED.sub(r"in_proj_\1", names.get(name, "")) not in fitting)
-    return PublicReport(tuple(fitting), tuple(name for name in own if name not in fitting), left_over)
+    unexpected = tuple(name for name in state if _QKV.sub(r"in_proj_\1", names.get(name, "")) not in loaded)
+    return PublicReport(tuple(loaded), tuple(name for name in own if name not in loaded), unexpected)
 
 
 def _own_names(names: Iterable[str]) -> dict[str, str]:
-    """Our name of each published one that has a place."""
+    """Map published names to ours, without unknown ones."""
     plain = {name: _WRAPPERS.sub("", name) for name in names}
     sections = (*_SECTIONS, _VIT) if _VIT_MARK in plain.values() else _SECTIONS
     found = {}
     for name, rest in plain.items():
-        section = next((section for section in sections if re.match(section.begins, rest)), None)
-        if section is not None:
-            found[name] = _renamed(rest, section)
+        for section in sections:
+            match = re.match(section.prefix, rest)
+            if match is not None:
+                found[name] = match.expand(section.replacement) + _renamed(rest[match.end() :], section.patterns)
+                break
     return found
 
 
-def _renamed(name: str, section: _Section) -> str:
-    match = re.match(section.begins, name)
-    if match is None:
-        return name
-    begin, rest = match.expand(section.replacement), name[match.end() :]
-    for pattern, replacement in section.renamed:
-        rest, times = re.subn(f"^{pattern}", replacement, rest)
-        if times:
-            break
-    return begin + rest
+def _renamed(name: str, patterns: tuple[tuple[str, str], ...]) -> str:
+    for pattern, replacement in patterns:
+        renamed, count = re.subn(f"^{pattern}", replacement, name)
+        if count:
+            return renamed
+    return name
 
 
-_JOINED = re.compile(r"[qkv]_proj\.(weight|bias)$")
-
-
-def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The projections of queries, keys and values of an attention in one tensor, as PyTorch's layer has them."""
-    found = {}
+def _merge_qkv(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Concatenate the projections of queries, keys and values of each attention, as in PyTorch's layer."""
+    merged = {}
     for name, tensor in state.items():
-        kind = _JOINED.search(name)
+        kind = _QKV.search(name)
         if kind is None:
-            found[name] = tensor
+            merged[name] = tensor
             continue
-        begin = name[: kind.start()]
-        parts = [state.get(f"{begin}{letter}_proj.{kind[1]}") for letter in "qkv"]
-        found[f"{begin}in_proj_{kind[1]}"] = torch.cat([part for part in parts if part is not None])
-    return found
+        prefix = name[: kind.start()]
+        parts = [state.get(f"{prefix}{letter}_proj.{kind[1]}") for letter in "qkv"]
+        merged[f"{prefix}in_proj_{kind[1]}"] = torch.cat([part for part in parts if part is not None])
+    return merged
 
 
-def _positions(model: EntityModel, positions: Tensor) -> Tensor:
-    """Position embeddings [1, n, C] or [1, prefix + n, C], interpolated to the grid of the model's ViT.
+def _interpolate(model: EntityModel, pos_embed: Tensor) -> Tensor:
+    """Interpolate position embeddings [1, n, C] or [1, prefix + n, C] to the grid of the model's ViT.
 
-    The model's own prefix tokens stay where the file has none for them; embeddings of no square grid are given back as they are.
+    Embeddings of prefix tokens that the file lacks are the model's own; those of no square grid are returned unchanged.
     """
     vit = model.backbone.vit
-    n_prefix = vit.pos_embed.shape[1] - vit.patch_embed.num_patches
-    side = int(positions.shape[1] ** 0.5) if positions.ndim == 3 else 0
-    before = positions.shape[1] - side * side
-    if side == 0 or before not in (0, 1, n_prefix) or positions.shape[2] != model.backbone.channels:
-        return positions
-    prefix, grid = positions[:, :before], positions[:, before:]
-    if before != n_prefix:
-        prefix = vit.pos_embed.detach()[:, :n_prefix]
+    num_prefix = vit.pos_embed.shape[1] - vit.patch_embed.num_patches
+    side = int(pos_embed.shape[1] ** 0.5) if pos_embed.ndim == 3 else 0
+    found_prefix = pos_embed.shape[1] - side * side
+    if side == 0 or found_prefix not in (0, 1, num_prefix) or pos_embed.shape[2] != model.backbone.channels:
+        return pos_embed
+    prefix, grid = pos_embed[:, :found_prefix], pos_embed[:, found_prefix:]
+    if found_prefix != num_prefix:
+        prefix = vit.pos_embed.detach()[:, :num_prefix]
     resampled: Tensor = resample_abs_pos_embed(grid, list(vit.patch_embed.grid_size), [side, side], num_prefix_tokens=0)
     return torch.cat([prefix, resampled.to(prefix.dtype)], 1)

@@ -1,8 +1,8 @@
-"""The network of phases 2 and 3: images -> queries with a class, a mask, and what they are ancestors of.
+"""The network of phases 2 and 3: images -> queries with class, mask and ancestor predictions.
 
     backbone (ViT + adapter) -> pixel decoder -> query decoder -> ancestor head
 
-Source: Cao et al. 2024, self-instruction; Cheng et al. 2022 (Mask2Former) and Chen et al. 2023 (ViT-Adapter) for the parts.
+Source: Cao et al. 2024, self-instruction; parts of Cheng et al. 2022 (Mask2Former) and Chen et al. 2023 (ViT-Adapter).
 """
 
 from __future__ import annotations
@@ -28,10 +28,7 @@ __all__ = ["EntityModel"]
 
 
 class EntityModel(nn.Module):
-    """All parts with random weights (see `sohes_cli.model.backbone.start_weights`).
-
-    Args:
-        config: their sizes.
+    """The network with random weights; `sohes_cli.model.backbone.start_weights` loads those of the ViT.
 
     Raises:
         SohesError: if timm has no such ViT, or the sizes do not fit together.
@@ -50,15 +47,15 @@ class EntityModel(nn.Module):
         """Predict.
 
         Args:
-            pixels: RGB less ImageNet's mean over its deviation, float [B, 3, H, W], H and W multiples of 32.
-            sizes: (height, width) of each image, which begins at the upper left; None if they fill the canvas. What lies
-                beyond an image, and beyond its next multiple of 32, changes nothing, as long as the former is 0.
+            pixels: RGB normalized by ImageNet's mean and deviation, float [B, 3, H, W], H and W multiples of 32.
+            sizes: (height, width) of each image, in the upper left of the canvas; None if all fill it. Pixels from an
+                image's border to its next multiple of 32 must be 0; those beyond have no influence.
 
         Returns:
-            The predictions of every stage; ancestors follow from `ancestor_head(output.queries)`.
+            Predictions of every stage; `ancestor_head(output.queries)` gives the ancestor logits.
 
         Raises:
-            ValueError: if sides are no multiples of 32, or an image does not fit.
+            ValueError: if a side is not a multiple of 32, or an image does not fit.
         """
         extent = Extent.of(pixels, sizes)
         features, maps = self.pixel_decoder(self.backbone(pixels, extent), extent)

@@ -1,4 +1,6 @@
-"""Batches: every image unchanged at the top left of one canvas, its masks packed for its own size, and parts that make up the whole."""
+"""Batches: every image unchanged at the top left of one canvas, its masks packed for its own size, and parts that make
+up the whole.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Examples: made from seed and number alone, masks that lie where the photograph shows them, and photographs that cannot be used."""
+"""Examples: made from seed and number alone, masks that lie where the photograph shows them, and photographs that
+cannot be used.
+"""
 
 from __future__ import annotations
 

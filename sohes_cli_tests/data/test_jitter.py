@@ -1,4 +1,6 @@
-"""Crops: what is drawn, that windows are parts of the resized photograph, and that pixels lie where rows and columns say."""
+"""Crops: what is drawn, that windows are parts of the resized photograph, and that pixels lie where rows and columns
+say.
+"""
 
 from __future__ import annotations
 

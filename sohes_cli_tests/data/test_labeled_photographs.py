@@ -1,4 +1,4 @@
-"""Photographs with labels: the same from a label folder and a COCO file, one hash for the same labels, and every way they can be wrong."""
+"""Labeled photographs: label folders and COCO files alike, hashes of the labels, and every kind of error."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def coco(labels: Path) -> Path:
 
 
 def channels(pixels: np.ndarray) -> np.ndarray:
-    """The two masks that a photograph shows, bool [2, H, W]."""
+    """Return the two masks in a photograph's channels, bool [2, H, W]."""
     return pixels[..., :2].transpose(2, 0, 1) > 127
 
 
 # Reading
 
 
-def test_a_label_folder_says_where_its_images_are(labels: Path) -> None:
+def test_a_label_folder_names_its_image_folder(labels: Path) -> None:
     source = open_labeled(labels)
     assert source.names == NAMES
     assert len(source) == 5
@@ -63,9 +63,9 @@ def test_a_coco_file_gives_the_same(labels: Path, coco: Path) -> None:
         assert [a.segmentation for a in record.annotations] == [a.segmentation for a in stored.annotations]
 
 
-def test_images_may_lie_elsewhere(labels: Path) -> None:
+def test_another_image_folder_may_be_given(labels: Path) -> None:
     (labels.parent / "images").rename(labels.parent / "moved")
-    with pytest.raises(UsageError, match=r"images, which does not exist.*--images"):
+    with pytest.raises(UsageError, match=r"images of the labels .* does not exist\. .*--images"):
         open_labeled(labels)
     assert len(open_labeled(labels, labels.parent / "moved").read(4)[1].annotations) == 2
 
@@ -113,7 +113,7 @@ def test_images_without_annotations_count(tmp_path: Path, coco: Path) -> None:
 # Identity
 
 
-def test_the_hash_is_that_of_the_labels_wherever_they_lie(tmp_path: Path, labels: Path, coco: Path) -> None:
+def test_the_hash_is_that_of_the_labels_at_any_path(tmp_path: Path, labels: Path, coco: Path) -> None:
     for path in (labels, coco):
         sha256 = open_labeled(path, tmp_path / "images").sha256
         (tmp_path / "copy").mkdir(exist_ok=True)
@@ -123,7 +123,7 @@ def test_the_hash_is_that_of_the_labels_wherever_they_lie(tmp_path: Path, labels
         assert open_labeled(copy, tmp_path / "images").sha256 == sha256
 
 
-def test_the_hash_tells_every_change_of_a_folder(labels: Path) -> None:
+def test_the_hash_changes_with_every_change_of_a_folder(labels: Path) -> None:
     images, seen = labels.parent / "images", set()
 
     def seen_anew() -> bool:
@@ -150,7 +150,7 @@ def test_the_hash_tells_every_change_of_a_folder(labels: Path) -> None:
     assert seen_anew()
 
 
-def test_the_hash_tells_every_change_of_a_file(tmp_path: Path, coco: Path) -> None:
+def test_the_hash_changes_with_every_change_of_a_file(tmp_path: Path, coco: Path) -> None:
     before = open_labeled(coco, tmp_path / "images").sha256
     coco.write_text(coco.read_text().replace("0.75", "0.76"))
     assert open_labeled(coco, tmp_path / "images").sha256 != before
@@ -163,7 +163,7 @@ def test_hidden_and_other_files_are_no_labels(labels: Path) -> None:
     assert open_labeled(labels).sha256 == before
 
 
-# What is wrong
+# Errors
 
 
 def test_labels_that_are_missing(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_folder_that_is_no_label_folder(tmp_path: Path) -> None:
 
 
 def test_a_coco_file_needs_images(coco: Path) -> None:
-    with pytest.raises(UsageError, match=r"does not say where its images are.*--images"):
+    with pytest.raises(UsageError, match=r"does not name its image folder.*--images"):
         open_labeled(coco)
 
 
@@ -206,11 +206,9 @@ def test_no_labels_at_all(tmp_path: Path, labels: Path) -> None:
 
 def test_labels_of_another_image_set(tmp_path: Path, labels: Path) -> None:
     other = write_set(tmp_path / "other", ("x.png", "y.png")).parent / "images"
-    with pytest.raises(
-        SohesError, match=r"other/images holds none of .*\(a.png, b.png, sub/c.png and others\).*--images"
-    ):
+    with pytest.raises(SohesError, match=r"other/images holds none .*\(a.png, b.png, sub/c.png and others\).*--images"):
         open_labeled(labels, other)
-    with pytest.raises(SohesError, match=r"holds none of .*other/labels has labels of \(x.png, y.png\)"):
+    with pytest.raises(SohesError, match=r"holds none of .* the labels .*other/labels \(x.png, y.png\)"):
         open_labeled(tmp_path / "other" / "labels", labels.parent / "images")
 
 

@@ -1,4 +1,6 @@
-"""The strong view: what follows from seed and number alone, what is erased and how often, and that only pixels change."""
+"""The strong view: what follows from seed and number alone, what is erased and how often, and that only pixels
+change.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Targets of a crop: bit for bit those of decoded masks, and a forest that says of the labels in it what the whole one says."""
+"""Targets of a crop: masks cropped like pixels, and a forest with the ancestors of the whole one."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,15 +12,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from label_sets import random_forest, random_masks, record_of
-from sohes_kernels import RunMasks
 
 from sohes_cli.data.config import DataConfig
 from sohes_cli.data.jitter import Crop, draw_crop, full_crop
-from sohes_cli.data.targets import choose_labels, crop_masks, crop_targets, prune_forest
+from sohes_cli.data.targets import choose_labels, crop_targets, prune_forest
 from sohes_cli.errors import StoreError
 from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.resample import resample_runs
 from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.structures import Forest, LabelRecord
+
+if TYPE_CHECKING:
+    from sohes_kernels import RunMasks
 
 SEEDS = st.integers(0, 2**31 - 1)
 
@@ -49,12 +53,13 @@ def packed(masks: np.ndarray) -> np.ndarray:
     return np.packbits(masks.transpose(0, 2, 1).reshape(n, height * width), axis=1, bitorder="little")
 
 
-def runs(record: LabelRecord) -> RunMasks:
-    return parse_segmentations([a.segmentation for a in record.annotations], record.height, record.width)[0]
+def cropped_runs(record: LabelRecord, crop: Crop) -> RunMasks:
+    masks, _ = parse_segmentations([a.segmentation for a in record.annotations], record.height, record.width)
+    return resample_runs(masks, crop.rows, crop.columns)
 
 
 def ancestor_matrix(parents: np.ndarray) -> np.ndarray:
-    """Whether i is an ancestor of j, bool [N, N]."""
+    """Return the matrix [i, j] that is true if i is an ancestor of j, bool [N, N]."""
     matrix = np.zeros((len(parents), len(parents)), np.bool_)
     for j, chain in enumerate(map(Forest(tuple(parents.tolist())).ancestors, range(len(parents)))):
         matrix[chain, j] = True
@@ -62,29 +67,6 @@ def ancestor_matrix(parents: np.ndarray) -> np.ndarray:
 
 
 # Masks
-
-
-@settings(max_examples=300, deadline=None)
-@given(crop=crops(), n=st.integers(0, 6), seed=SEEDS)
-def test_bits_are_those_of_decoded_masks(crop: Crop, n: int, seed: int) -> None:
-    record, masks = record_for(crop, n, np.random.default_rng(seed))
-    cropped = crop_masks(runs(record), crop)
-    expected = indexed(masks, crop)
-    assert (cropped.height, cropped.width) == (crop.height, crop.width)
-    assert np.array_equal(PackedMasks.from_runs(cropped).to_bytes(), packed(expected))
-    assert cropped.areas().tolist() == expected.sum((1, 2)).tolist()
-
-
-@settings(max_examples=100, deadline=None)
-@given(crop=crops(), seed=SEEDS)
-def test_flipping_twice_gives_the_masks_back(crop: Crop, seed: int) -> None:
-    record, _ = record_for(crop, 4, np.random.default_rng(seed))
-    once = crop_masks(runs(record), replace(crop, flipped=True))
-    mirror = Crop(crop.height, crop.width, crop.height, crop.width, 0, 0, crop.height, crop.width, flipped=True)
-    assert np.array_equal(
-        PackedMasks.from_runs(crop_masks(once, mirror)).to_bytes(),
-        PackedMasks.from_runs(crop_masks(runs(record), replace(crop, flipped=False))).to_bytes(),
-    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -95,14 +77,8 @@ def test_masks_and_pixels_are_transformed_alike(crop: Crop, seed: int) -> None:
     record, masks = record_for(crop, 3, np.random.default_rng(seed))
     pixels = crop.cut(np.ascontiguousarray(masks.transpose(1, 2, 0)).astype(np.uint8))
     assert np.array_equal(
-        packed(pixels.transpose(2, 0, 1).astype(np.bool_)),
-        PackedMasks.from_runs(crop_masks(runs(record), crop)).to_bytes(),
+        packed(pixels.transpose(2, 0, 1).astype(np.bool_)), PackedMasks.from_runs(cropped_runs(record, crop)).to_bytes()
     )
-
-
-def test_masks_of_another_image_are_refused() -> None:
-    with pytest.raises(ValueError, match="masks of 4 x 6 are not those of a 5 x 6 image"):
-        crop_masks(RunMasks(np.array([0]), np.array([3]), np.array([0, 1]), 4, 6), full_crop(5, 6, 64))
 
 
 # The forest

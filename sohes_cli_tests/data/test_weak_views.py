@@ -1,4 +1,6 @@
-"""Weak views: where the pixels of a view lie in the photograph, what the teacher sees beside the student's crop, and batches of both."""
+"""Weak views: where the pixels of a view lie in the photograph, what the teacher sees beside the student's crop, and
+batches of both.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
     from sohes_cli.data.sources import LabeledPhotographs
 
-# photographs of at most 90 x 90 pixels are decoded whole at scales from 1 on, so a crop has the same pixels whatever else is cut from them
+# photographs of at most 90 x 90 pixels are decoded whole at scales from 1 on, so a crop has the same pixels whatever
+# else is cut from them
 CONFIG = DataConfig(image_size=64, scale=(1.0, 2.0), min_area_px=4, min_visible=0.0)
 JITTER = replace(CONFIG, scale=(0.3, 2.0), max_labels=3)
 EVERY = np.arange(len(NAMES))
@@ -42,7 +45,9 @@ def source(tmp_path: Path) -> LabeledPhotographs:
 
 @pytest.fixture
 def crowded(tmp_path: Path) -> LabeledPhotographs:
-    """Photographs with more labels than are learned from, none a part of another, so that which ones are taken is drawn."""
+    """Photographs with more labels than are learned from, none a part of another, so that which ones are taken is
+    drawn.
+    """
     labels, images = tmp_path / "labels", tmp_path / "images"
     store = open_store(labels, Manifest("explore", images_entry(labels, images), {}, {}, {}))
     images.mkdir()
@@ -125,7 +130,9 @@ def test_the_borders_of_a_photograph_are_those_of_its_whole_view(height: int, wi
 @settings(max_examples=100, deadline=None)
 @given(crop=crops(smallest=40, largest=250))
 def test_pixels_show_the_places_that_are_named(crop: Crop) -> None:
-    """A photograph whose red is the row and whose green is the column; the filter may round to a neighboring value, and ends at borders."""
+    """A photograph whose red is the row and whose green is the column; the filter may round to a neighboring value, and
+    ends at borders.
+    """
     photograph = np.zeros((crop.source_height, crop.source_width, 3), np.uint8)
     photograph[..., 0] = np.arange(crop.source_height)[:, None]
     photograph[..., 1] = np.arange(crop.source_width)

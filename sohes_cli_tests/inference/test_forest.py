@@ -26,7 +26,9 @@ def certain(pairs, n):
 
 
 def slow_parents(p, masks, threshold, contradiction):
-    """The definition, in loops: the smallest larger mask that the head prefers as ancestor and that holds enough of the other."""
+    """The definition, in loops: the smallest larger mask that the head prefers as ancestor and that holds enough of the
+    other.
+    """
     parents = []
     for j, part in enumerate(masks):
         fits = [

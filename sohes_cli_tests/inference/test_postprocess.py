@@ -1,11 +1,11 @@
-"""Masks from hand-made outputs: the interpolation against other implementations, the score against its definition."""
+"""Masks from hand-made outputs: upsampling as in Mask2Former, the score against its definition."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import gaussian_filter, map_coordinates
+from mask_cases import random_logits
 from segment_cases import disc_logits, output_of
 from torch.nn import functional
 
@@ -16,60 +16,15 @@ from sohes_cli.model.ancestor_head import AncestorHead
 
 ALL = SegmentConfig(min_score=0.0, nms_iou=1.0)
 CLEAR = 1e-4  # logits nearer to 0 may be rounded to either side
-SIZES = [  # (height, width) in the network's input, and of the image
-    ((32, 48), (32, 48)),
-    ((96, 64), (480, 320)),
-    ((45, 96), (101, 217)),
-    ((3, 96), (1, 40)),
-    ((96, 1), (333, 2)),
-    ((96, 95), (17, 16)),
-    ((64, 64), (64, 700)),
-]
 
 
 def cells_of(size):
     return tuple(-(-side // 4) for side in size)
 
 
-def random_logits(size, seed=0):
-    """Smooth maps, noise, an empty mask, a full one, single cells at a corner and inside."""
-    rng = np.random.default_rng(seed)
-    height, width = cells_of(size)
-    noise = rng.normal(0, 1, (8, height, width))
-    logits = np.stack(
-        [
-            gaussian_filter(map_, sigma) * (1 + 4 * sigma)
-            for map_, sigma in zip(noise, [0, 0, 1, 1, 2, 2, 3, 3], strict=True)
-        ]
-    )
-    single = np.full((4, height, width), -1.0)
-    single[1] = 2.0
-    single[2, -1, -1] = 3.0
-    single[3, height // 2, width // 2] = 1.5
-    return np.concatenate([logits - 0.3, single]).astype(np.float32)
-
-
-def interpolated(logits, size, height, width):
-    """Each pixel's logit by scipy, from the position of its center among the centers of the cells."""
-    rows = (np.arange(height) + 0.5) * size[0] / height / 4 - 0.5
-    columns = (np.arange(width) + 0.5) * size[1] / width / 4 - 0.5
-    at = np.stack(np.meshgrid(rows, columns, indexing="ij"))
-    return np.stack([map_coordinates(map_.astype(np.float64), at, order=1, mode="nearest") for map_ in logits])
-
-
-@pytest.mark.parametrize(("size", "target"), SIZES)
-def test_masks_are_the_bilinear_interpolation_of_everything(size, target):
-    logits = random_logits(size)
-    expected = interpolated(logits, size, *target)
-    masks = np.stack(list(upsample_masks(logits, size, *target)))
-    clear = np.abs(expected) > CLEAR
-    assert clear.mean() > 0.99
-    np.testing.assert_array_equal(masks[clear], (expected > 0)[clear])
-
-
 @pytest.mark.parametrize("size", [(32, 48), (61, 35)])
 def test_at_the_networks_own_size_masks_are_those_of_mask2former(size):
-    logits = random_logits(size, seed=1)
+    logits = random_logits(*cells_of(size), seed=1)
     padded = functional.interpolate(
         torch.from_numpy(logits)[None], scale_factor=4, mode="bilinear", align_corners=False
     )[0]
@@ -79,15 +34,8 @@ def test_at_the_networks_own_size_masks_are_those_of_mask2former(size):
     np.testing.assert_array_equal(masks[clear], (expected > 0)[clear])
 
 
-def test_a_mask_does_not_depend_on_those_beside_it():
-    logits = random_logits((45, 96), seed=2)
-    together = upsample_masks(logits, (45, 96), 60, 128)
-    for i in range(len(logits)):
-        np.testing.assert_array_equal(upsample_masks(logits[i : i + 1], (45, 96), 60, 128).bits[0], together.bits[i])
-
-
 def test_nothing_beyond_the_photograph_is_read():
-    size, logits = (45, 70), random_logits((45, 70), seed=3)
+    size, logits = (45, 70), random_logits(*cells_of((45, 70)), seed=3)
     canvas = np.full((len(logits), 24, 40), 50.0, np.float32)
     canvas[:, : logits.shape[1], : logits.shape[2]] = logits
     entity = np.linspace(0.9, 0.2, len(logits)).tolist()
@@ -124,7 +72,7 @@ def test_near_duplicates_and_the_improbable_and_the_empty_are_dropped():
 
 @pytest.mark.parametrize("min_score", [0.0, 0.3, 0.6, 0.999])
 def test_no_score_is_below_the_least(min_score):
-    logits = random_logits((64, 64), seed=4)
+    logits = random_logits(*cells_of((64, 64)), seed=4)
     entity = np.random.default_rng(0).random(len(logits)).tolist()
     found = find_masks(output_of(logits, entity), 0, (64, 64), (64, 64), SegmentConfig(min_score=min_score))
     everything = find_masks(output_of(logits, entity), 0, (64, 64), (64, 64), SegmentConfig(min_score=0.0))

@@ -129,7 +129,9 @@ def test_a_view_on_its_own_grid_is_itself_and_mirrored_its_mirror_image():
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_grid_shows_what_the_masks_of_the_view_show(mirrored):
-    """Interpolated at the centers of cells: the same points as `upsample_masks` takes for the pixels of a photograph of that size."""
+    """Interpolated at the centers of cells: the same points as `upsample_masks` takes for the pixels of a photograph of
+    that size.
+    """
     height, width = 50, 75  # no multiples of four: the last cells lie partly outside
     logits = disc_logits([(5.0, 9.0, 4.0), (11.5, 17.0, 2.5)], 13, 19)
     expected = np.stack(list(upsample_masks(logits, (height, width), 20, 30)))

@@ -1,4 +1,4 @@
-"""The ancestor head: its logits are those that the loss trains, and tell an ancestor from a descendant."""
+"""Ancestor head: logits equal to those of the training loss, with a direction from ancestor to descendant."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_ancestor_logits_are_those_that_the_loss_trains() -> None:
     torch.testing.assert_close(ancestor_loss_reference(queries, head.w1, head.w2, ancestors, matched), expected)
 
 
-def test_an_ancestor_is_told_from_a_descendant() -> None:
+def test_logits_are_directed_from_ancestor_to_descendant() -> None:
     head = AncestorHead(4)
     with torch.no_grad():
         head.w1.zero_()[0, 0] = 2.0

@@ -1,4 +1,4 @@
-"""Masked attention: its ways of computing agree with the formula, forward and backward, and with PyTorch's layer."""
+"""Masked attention: all backends against the formula, forward and backward, and against PyTorch's layer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def some_allowed(keys: int = K) -> torch.Tensor:
 
 
 def by_hand(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
-    """A head and a query at a time, over the keys that it may see."""
+    """Attend one head and one query at a time, over its allowed keys."""
     rows = []
     for b in range(B):
         for q in range(Q):
@@ -65,7 +65,7 @@ def test_keys_that_are_not_allowed_may_hold_anything(backend: AttentionBackend) 
     torch.testing.assert_close(attend(query, key, value, allowed, backend), found)
 
 
-def test_an_unknown_way_is_refused() -> None:
+def test_an_unknown_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="must be auto, xformers, torch or plain, not 'flash'"):
         attend(*inputs(), backend="flash")  # type: ignore[arg-type]
 

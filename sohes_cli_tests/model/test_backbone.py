@@ -1,4 +1,4 @@
-"""The ViT between the exchanges: it starts as exactly the ViT that was loaded, whatever its patches and its place in the image."""
+"""Adapted ViT: a start from exactly the loaded ViT, for any patch size, stride and position in the canvas."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ VITS: dict[str, dict[str, Any]] = {
 
 
 def tokens_of(backbone: AdaptedVit, pixels: torch.Tensor, sizes: list[tuple[int, int]] | None = None) -> torch.Tensor:
-    """The tokens that leave the last block."""
+    """Return the output tokens of the last block."""
     caught = []
     handle = backbone.vit.blocks[-1].register_forward_hook(lambda _module, _arguments, output: caught.append(output))
     backbone(pixels, Extent.of(pixels, sizes))
@@ -61,8 +61,8 @@ def test_training_starts_from_exactly_the_vit(changes: dict[str, Any], size: tup
     backbone = model.backbone
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     disturbed = tokens_of(backbone, pixels)
-    for exchange in backbone.interactions:
-        exchange.injector.gamma.zero_()
+    for interaction in backbone.interactions:
+        interaction.injector.gamma.zero_()
     vit = plain_vit(model.config, backbone.vit.state_dict())
     patch, stride = vit.patch_embed.patch_size[0], model.config.token_stride
     seen = functional.interpolate(
@@ -87,8 +87,8 @@ def test_a_new_adapter_leaves_the_vit_as_it_is() -> None:
 @torch.no_grad()
 def test_a_padded_image_has_the_vits_own_tokens() -> None:
     backbone = small_model().backbone
-    for exchange in backbone.interactions:
-        exchange.injector.gamma.zero_()
+    for interaction in backbone.interactions:
+        interaction.injector.gamma.zero_()
     pixels = torch.zeros(2, 3, 96, 64)
     pixels[:, :, :64, :32] = torch.randn(2, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     tokens = tokens_of(backbone, pixels, [(64, 32), (96, 64)])[0]
@@ -144,7 +144,7 @@ def full_vit(seed: int) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["a weights file", "a checkpoint of PyTorch", "a run of sohes pretrain"])
-def test_a_vit_starts_from_what_is_named(kind: str, tmp_path: Path) -> None:
+def test_a_vit_starts_from_the_named_weights(kind: str, tmp_path: Path) -> None:
     vit = full_vit(1)
     path = tmp_path / "weights.safetensors"
     if kind == "a weights file":

@@ -1,4 +1,4 @@
-"""The layer around deformable attention: where its points lie, what they read, and what a mask hides."""
+"""Deformable attention layer: sampling locations, sampled values, and masked cells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from sohes_cli.model.deformable import DeformableAttention, reference_points
+from sohes_cli.model.deformable import DeformableAttention, get_reference_points
 
 SHAPES = [(3, 5), (2, 2)]
 S = sum(h * w for h, w in SHAPES)
@@ -28,8 +28,8 @@ def inputs(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def by_hand(made: DeformableAttention, queries: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """A head, level and point at a time."""
-    places, value = reference_points(SHAPES, torch.device("cpu")), made.value_proj(levels)
+    """Attend one head, level and point at a time."""
+    points, value = get_reference_points(SHAPES, torch.device("cpu")), made.value_proj(levels)
     offsets = made.sampling_offsets(queries).view(2, S, M, len(SHAPES), P, 2)
     weights = made.attention_weights(queries).view(2, S, M, -1).softmax(-1).view(2, S, M, len(SHAPES), P)
     maps = value.split([h * w for h, w in SHAPES], 1)
@@ -39,7 +39,7 @@ def by_hand(made: DeformableAttention, queries: torch.Tensor, levels: torch.Tens
         for index, (height, width) in enumerate(SHAPES):
             channels = maps[index].unflatten(2, (M, -1))[:, :, m].mT.unflatten(2, (height, width))
             for p in range(P):
-                at = places + offsets[:, :, m, index, p] / torch.tensor([width, height])
+                at = points + offsets[:, :, m, index, p] / torch.tensor([width, height])
                 read = functional.grid_sample(channels, 2 * at[:, :, None] - 1, align_corners=False)[..., 0]
                 total = total + weights[:, :, m, index, p, None] * read.mT
         heads.append(total)
@@ -48,21 +48,21 @@ def by_hand(made: DeformableAttention, queries: torch.Tensor, levels: torch.Tens
 
 
 @pytest.mark.parametrize("value_ratio", [0.5, 1.0])
-def test_a_query_reads_its_points_around_its_own_place(value_ratio: float) -> None:
+def test_a_query_samples_around_its_reference_point(value_ratio: float) -> None:
     made, (queries, levels) = layer(value_ratio=value_ratio), inputs()
-    found = made(queries, reference_points(SHAPES, queries.device), levels, SHAPES)
+    found = made(queries, get_reference_points(SHAPES, queries.device), levels, SHAPES)
     torch.testing.assert_close(found, by_hand(made, queries, levels), rtol=1e-4, atol=1e-5)
 
 
 def test_masked_pixels_read_as_zero_and_not_as_a_bias() -> None:
     made, (queries, levels) = layer(), inputs()
     mask = torch.rand(2, S, generator=torch.Generator().manual_seed(2)) < 0.6
-    places = reference_points(SHAPES, queries.device)
-    found = made(queries, places, levels, SHAPES, mask)
+    points = get_reference_points(SHAPES, queries.device)
+    found = made(queries, points, levels, SHAPES, mask)
     changed = torch.where(mask[..., None], levels, 1e3)
-    assert torch.equal(made(queries, places, changed, SHAPES, mask), found)
-    assert float((found - made(queries, places, levels, SHAPES)).detach().abs().max()) > 1e-2
-    nothing = made(queries, places, levels, SHAPES, torch.zeros_like(mask))
+    assert torch.equal(made(queries, points, changed, SHAPES, mask), found)
+    assert float((found - made(queries, points, levels, SHAPES)).detach().abs().max()) > 1e-2
+    nothing = made(queries, points, levels, SHAPES, torch.zeros_like(mask))
     torch.testing.assert_close(nothing, made.output_proj.bias.expand_as(nothing))
 
 
@@ -70,10 +70,10 @@ def test_a_new_layer_looks_in_all_directions_alike() -> None:
     made = DeformableAttention(C, len(SHAPES), 4, P)
     queries, _ = inputs()
     offsets = made.sampling_offsets(queries)[0, 0].view(4, len(SHAPES), P, 2)
-    ways = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+    directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
     for p in range(P):
         for index in range(len(SHAPES)):
-            torch.testing.assert_close(offsets[:, index, p], (p + 1) * ways, atol=1e-6, rtol=0)
+            torch.testing.assert_close(offsets[:, index, p], (p + 1) * directions, atol=1e-6, rtol=0)
     assert not made.attention_weights(queries).any()
 
 
@@ -84,7 +84,7 @@ def test_heads_must_divide_the_channels_of_the_values() -> None:
 
 @pytest.mark.parametrize("shapes", [[(1, 1)], [(3, 5), (2, 2)], [(16, 1), (1, 16)]])
 def test_reference_points_are_the_centers_of_pixels(shapes: list[tuple[int, int]]) -> None:
-    points = reference_points(shapes, torch.device("cpu"))
+    points = get_reference_points(shapes, torch.device("cpu"))
     expected = [
         ((x + 0.5) / width, (y + 0.5) / height) for height, width in shapes for y in range(height) for x in range(width)
     ]
@@ -99,5 +99,5 @@ def test_a_pixel_that_looks_at_itself_reads_itself() -> None:
         for projection in (made.value_proj, made.output_proj):
             projection.weight.copy_(torch.eye(C))
     levels = torch.randn(1, 15, C, generator=torch.Generator().manual_seed(0))
-    found = made(levels, reference_points([(3, 5)], levels.device), levels, [(3, 5)])
+    found = made(levels, get_reference_points([(3, 5)], levels.device), levels, [(3, 5)])
     torch.testing.assert_close(found, levels, atol=1e-5, rtol=0)

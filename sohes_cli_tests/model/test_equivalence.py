@@ -1,4 +1,4 @@
-"""Both decoders are Mask2Former's: the same numbers as the implementation in transformers, with the same parameters."""
+"""Both decoders against Mask2Former's implementation in transformers, with the same parameters."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def their_config() -> Mask2FormerConfig:
 
 
 class Theirs(torch.nn.Module):
-    """Their decoders under the names of their whole model, with random parameters."""
+    """Their decoders with random parameters, under the names of their whole model."""
 
     def __init__(self) -> None:
         super().__init__()

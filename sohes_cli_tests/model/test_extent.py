@@ -1,4 +1,4 @@
-"""What padding may not change: norms, interpolation and masks of images in a canvas, against PyTorch's on each image alone."""
+"""Norms, interpolation and masks of images in a padded canvas, against PyTorch's on each image alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from sohes_cli.model.extent import Extent, MaskedBatchNorm, MaskedGroupNorm, levels_of, resized
+from sohes_cli.model.extent import Extent, MaskedBatchNorm, MaskedGroupNorm, resize, split_levels
 
 CELLS = ((3, 5), (6, 2), (1, 1))
 GRID = (6, 8)
@@ -18,7 +18,7 @@ C = 8
 
 
 def canvas(seed: int = 0) -> torch.Tensor:
-    """Maps whose padding is far from anything an image holds."""
+    """Return maps whose padding is far from any value of an image."""
     maps = 1e3 + torch.randn(len(CELLS), C, *GRID, generator=torch.Generator().manual_seed(seed))
     for image, (height, width) in zip(maps, CELLS, strict=True):
         image[:, :height, :width] -= 1e3 - 2
@@ -134,7 +134,7 @@ def test_an_image_is_resized_as_it_would_be_alone(factor: float) -> None:
     sizes = [(64, 96), (32, 128), (128, 32)]
     pixels = torch.randn(3, 2, 128, 128, generator=torch.Generator().manual_seed(0))
     extent = Extent.of(pixels, sizes)
-    found = resized(pixels, (int(128 * factor), int(128 * factor)), extent, 1)
+    found = resize(pixels, (int(128 * factor), int(128 * factor)), extent, 1)
     for image, maps, (height, width) in zip(pixels, found, sizes, strict=True):
         size = int(height * factor), int(width * factor)
         alone = functional.interpolate(image[None, :, :height, :width], size, mode="bilinear", align_corners=False)[0]
@@ -176,14 +176,16 @@ def test_a_canvas_that_all_images_fill_has_no_masks() -> None:
         ((1, 3, 64, 64), [(0, 64)], "do not fit into a canvas"),
     ],
 )
-def test_what_is_no_batch_is_refused(shape: tuple[int, ...], sizes: list[tuple[int, int]] | None, words: str) -> None:
+def test_inconsistent_sizes_are_refused(
+    shape: tuple[int, ...], sizes: list[tuple[int, int]] | None, words: str
+) -> None:
     with pytest.raises(ValueError, match=words):
         Extent.of(torch.zeros(shape), sizes)
 
 
-def test_tokens_are_taken_apart_in_raster_order() -> None:
+def test_tokens_are_split_in_raster_order() -> None:
     grids = [(2, 3), (1, 2)]
     tokens = torch.arange(8.0)[None, :, None].expand(1, 8, 2)
-    first, second = levels_of(tokens, grids)
+    first, second = split_levels(tokens, grids)
     assert torch.equal(first[0, 1], torch.arange(6.0).view(2, 3))
     assert torch.equal(second[0, 0], torch.tensor([[6.0, 7.0]]))

@@ -1,4 +1,4 @@
-"""The shape of the network: presets that can be built, and values that are refused by name."""
+"""Model settings: presets that build, and out-of-range values refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model files: bit-exact from a run to another process, and every way in which a file can be wrong is named."""
+"""Model files: bit-exact round trips, and an error that names the file for each kind of damage."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ def test_a_model_that_does_not_fit_its_settings_is_refused(saved: Path, change: 
         (["model"], "indices"),
     ],
 )
-def test_settings_of_which_no_model_can_be_built_are_named(saved: Path, config: object, words: str) -> None:
+def test_invalid_settings_of_a_file_are_named(saved: Path, config: object, words: str) -> None:
     write_tensors(saved, with_prefix("model", small_model().state_dict()), {"config": config, "format": MODEL_FORMAT})
     with pytest.raises(WeightsError, match=words) as caught:
         load_model(saved)
     assert str(saved) in caught.value.message
 
 
-def test_what_is_missing_is_wrong_usage(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_usage_error(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent", tmp_path / MODEL_NAME):
         with pytest.raises(UsageError) as caught:
             load_model(path)

@@ -1,4 +1,4 @@
-"""Position embeddings of the pixel decoder: against their definition, and independent of the canvas."""
+"""Position embeddings of the pixel decoder: their definition, and independence of the canvas."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_positions_are_sines_and_cosines_of_rows_then_columns() -> None:
     for row in range(3):
         for column in range(2):
             expected = []
-            for place, number in ((row, 3), (column, 2)):
-                angle = 2 * math.pi * (place + 1) / (number + 1e-6)
+            for index, number in ((row, 3), (column, 2)):
+                angle = 2 * math.pi * (index + 1) / (number + 1e-6)
                 for pair in range(channels // 4):
                     scaled = angle / 10000 ** (2 * pair / (channels // 2))
                     expected += [math.sin(scaled), math.cos(scaled)]

@@ -1,4 +1,4 @@
-"""Photographs as the network takes them."""
+"""Network input: normalization, and zeros in the padding."""
 
 from __future__ import annotations
 

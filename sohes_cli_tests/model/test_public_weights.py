@@ -1,4 +1,4 @@
-"""Published checkpoints: every name of Mask2Former's and ViT-Adapter's code has its place, and what has none is told."""
+"""Published checkpoints: a counterpart for every name of Mask2Former and ViT-Adapter, and a report of the others."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_a_model_is_filled_from_a_file(layout: str, tmp_path: Path) -> None:
     assert set(report.loaded) == set(names.values())
     assert set(report.missing) == expected.keys() - set(report.loaded)
     assert {"ancestor_head.w1", "ancestor_head.w2"} <= set(report.missing)
-    assert report.left_over == ()
+    assert report.unexpected == ()
     for name, tensor in model.state_dict().items():
         if name == "backbone.vit.pos_embed" and name in report.loaded:
             torch.testing.assert_close(tensor, expected[name])
@@ -210,7 +210,7 @@ def test_a_model_is_filled_from_a_file(layout: str, tmp_path: Path) -> None:
             assert torch.equal(tensor, (expected if name in report.loaded else before)[name]), name
 
 
-def test_what_has_no_place_or_another_shape_is_left_out_and_told(tmp_path: Path) -> None:
+def test_tensors_without_a_counterpart_or_of_another_shape_are_reported(tmp_path: Path) -> None:
     state = published(mask2former())
     others = {
         "sem_seg_head.predictor.class_embed.weight": torch.ones(81, CONFIG.hidden_dim),
@@ -221,7 +221,7 @@ def test_what_has_no_place_or_another_shape_is_left_out_and_told(tmp_path: Path)
     }
     model, before = target(), target().state_dict()
     report = load_public(model, written(state | others, tmp_path))
-    assert set(report.left_over) == set(others)
+    assert set(report.unexpected) == set(others)
     kept = {"query_decoder.class_embed.weight", "query_decoder.class_embed.bias", "query_decoder.query_feat.weight"}
     assert kept <= set(report.missing)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in kept)
@@ -245,7 +245,7 @@ def test_another_backbone_is_not_taken_for_a_vit_adapter(tmp_path: Path) -> None
         "backbone.layers.0.blocks.0.attn.qkv.weight": torch.ones(96, 32),
     }
     report = load_public(target(), written(published(names) | swin, tmp_path))
-    assert set(report.left_over) == set(swin)
+    assert set(report.unexpected) == set(swin)
     assert set(report.loaded) == set(names.values())
 
 
@@ -257,7 +257,7 @@ def test_layer_scale_has_another_name_here() -> None:
 
 
 def positions(model: EntityModel, tokens: Tensor, folder: Path) -> Tensor:
-    """Those of a model that was filled from a checkpoint with these."""
+    """Return the position embeddings of a model loaded from a checkpoint with these."""
     load_public(model, written(published(vit_adapter()) | {"backbone.pos_embed": tokens}, folder))
     embedding: Tensor = model.backbone.vit.pos_embed
     return embedding.detach()
@@ -314,7 +314,7 @@ def test_a_file_of_something_else_is_refused_and_changes_nothing(tmp_path: Path)
     path = written({"layer1.0.conv1.weight": torch.ones(2), "fc.bias": torch.ones(3)}, tmp_path)
     with pytest.raises(
         WeightsError,
-        match=r"public\.pth holds nothing of this model; its tensors are layer1\.0\.conv1\.weight, fc\.bias",
+        match=r"public\.pth has no tensor of this model; its tensors are layer1\.0\.conv1\.weight, fc\.bias",
     ):
         load_public(model, path)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -1,4 +1,4 @@
-"""What a query may read: where its own mask is, or the whole image where that is empty, and never padding."""
+"""Masked attention of queries: their own mask, or the whole image if it is empty, and never padding."""
 
 from __future__ import annotations
 
@@ -22,13 +22,11 @@ def queries_and_features(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("stride", [8, 16, 32])
-def test_a_query_may_read_where_its_own_mask_is(stride: int) -> None:
+def test_a_query_attends_inside_its_own_mask(stride: int) -> None:
     embeddings, features = queries_and_features()
     features[:, 0], embeddings[:, 0] = 1, 0
-    embeddings[0, 0, 0], embeddings[1, 3] = (
-        -1,
-        0,
-    )  # the mask of the first is nowhere, that of the last undecided everywhere
+    embeddings[0, 0, 0] = -1  # an empty mask
+    embeddings[1, 3] = 0  # a probability of 0.5 everywhere
     extent = extent_of(64, 96, [(64, 96)] * 2)
     allowed = allowed_pixels(embeddings, features, extent, stride)
     masks = torch.einsum("bqc,bchw->bqhw", embeddings, features)
@@ -42,7 +40,7 @@ def test_a_query_may_read_where_its_own_mask_is(stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", [8, 32])
-def test_no_query_reads_padding_and_each_reads_something(stride: int) -> None:
+def test_no_query_attends_to_padding_and_each_attends_to_some_pixel(stride: int) -> None:
     embeddings, features = queries_and_features()
     extent = extent_of(64, 96, [(64, 32), (32, 96)])
     inside = extent.flat_mask((stride,))
@@ -58,6 +56,6 @@ def test_no_query_reads_padding_and_each_reads_something(stride: int) -> None:
     assert allowed.any(-1).all()
 
 
-def test_what_may_be_read_has_no_gradient() -> None:
+def test_the_attention_mask_has_no_gradient() -> None:
     embeddings, features = (t.requires_grad_() for t in queries_and_features())
     assert not allowed_pixels(embeddings, features, extent_of(64, 96), 8).requires_grad

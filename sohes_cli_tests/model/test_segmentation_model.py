@@ -1,4 +1,4 @@
-"""The whole network: what an image is batched with changes nothing, every parameter is used, and recomputation changes no gradient."""
+"""The whole network: independence of the batch, gradients of every parameter, and unchanged ones with checkpointing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from model_cases import SMALL, small_model
 from sohes_cli.model.output import Output
 from sohes_cli.model.segmentation_model import EntityModel
 
-# what the ViT and its place in the adapter may be
+# ViTs and strides
 SHAPES: dict[str, dict[str, Any]] = {
     "patch 8 every 16 pixels": {},
     "patch 8 every 8 pixels": {"token_stride": 8},
@@ -39,7 +39,7 @@ def photographs(height: int, width: int, sizes: list[tuple[int, int]], seed: int
 
 
 def part(output: Output, image: int, height: int, width: int) -> Output:
-    """What is said of one image of this size in a batch."""
+    """Return the output of one image of this size in a batch."""
     stages = (values[:, image : image + 1] for values in output[:3])
     return Output(*stages, output.mask_features[image : image + 1, :, : height // 4, : width // 4])
 
@@ -73,7 +73,7 @@ def test_images_differ_and_queries_differ() -> None:
 
 @EVERY_SHAPE
 @torch.no_grad()
-def test_every_stage_is_told_for_any_aspect(changes: dict[str, Any]) -> None:
+def test_output_shapes_of_any_aspect_ratio(changes: dict[str, Any]) -> None:
     output = small_model(**changes)(torch.zeros(1, 3, 32, 160))
     stages, queries, channels = SMALL.decoder_layers + 1, SMALL.queries, SMALL.hidden_dim
     assert output.pred_logits.shape == (stages, 1, queries, 2)
@@ -90,7 +90,7 @@ def test_sizes_that_fill_the_canvas_are_as_good_as_none() -> None:
 
 
 def loss_of(model: EntityModel, pixels: torch.Tensor, sizes: list[tuple[int, int]]) -> torch.Tensor:
-    """A sum over all that the network says, in which nothing cancels."""
+    """Return a randomly weighted mean of all outputs, so that nothing cancels."""
     output = model(pixels, sizes)
     generator = torch.Generator().manual_seed(5)
     values = [*output, model.ancestor_head(output.queries)]
