@@ -1,1 +1,1 @@
-"""Phase 0: photographs -> a backbone, by self-distillation, for those who have no pretrained weights for their kind of images."""
+"""Phase 0, photographs -> a backbone: self-distillation, for domains without pretrained weights."""

@@ -1,9 +1,9 @@
-"""Signs of health and of collapse, from the teacher's features and assignments of one batch.
+"""Signs of collapse, from the teacher's features and assignments of one batch.
 
-    target entropy   mean entropy of an assignment / log K: 1 says nothing, near 0 is sure
-    cluster entropy  entropy of the mean softmax / log K: 0 if all patches fall into one cluster (before Sinkhorn evens it out)
-    feature rank     exp of the entropy of the normalized singular values of centered patch features: dimensions in use
-    match agreement  share of patches whose nearest neighbor in the other view (cosine) lies within a patch of the true place
+    target entropy   mean entropy of an assignment / log K: 1 is uniform, near 0 is certain
+    cluster entropy  entropy of the mean softmax (before Sinkhorn) / log K: 0 if all patches share one cluster
+    feature rank     exp of the entropy of the normalized singular values of centered patch features
+    match agreement  share of patches whose nearest neighbor (cosine) in the other view is within one patch of the match
 
 Source: effective rank, Roy and Vetterli 2007; as a sign of collapse, Garrido et al. 2023 (RankMe).
 """
@@ -21,49 +21,49 @@ from sohes_cli.pretrain.views import patch_matches
 __all__ = ["MIN_FEATURE_RANK", "diagnose", "effective_rank", "match_agreement", "normalized_entropy"]
 
 MIN_FEATURE_RANK = 2.0
-"""A run whose patch features use fewer dimensions has collapsed: random weights alone give more than ten."""
+"""Effective rank of patch features below which a run has collapsed: random weights alone give more than 10."""
 
-_MIN_SPREAD = 0.01  # of features around their mean, over their size: rounding has full rank, in bf16 up to here; one gray image has 0.03
+# norm of centered features over that of features: bf16 rounding has full rank up to here; one gray image has 0.03
+_MIN_SPREAD = 0.01
 _MAX_PATCHES = 4096
 _MAX_IMAGES = 16
 
 
 @torch.no_grad()
 def diagnose(
-    taught: dict[str, Tensor], targets: dict[str, Tensor], boxes: Tensor, temperature: float
+    teacher: dict[str, Tensor], targets: dict[str, Tensor], boxes: Tensor, temperature: float
 ) -> dict[str, float]:
     """Measure one batch.
 
     Args:
-        taught: what `Network.forward` found for the teacher and B photographs.
-        targets: its balanced assignments, of the terms that have some.
-        boxes: the places of the global views, [B, 2, 4]; see `Views`.
+        teacher: outputs of `Network.forward` of the teacher for B photographs.
+        targets: its balanced assignments by term.
+        boxes: of the global views, [B, 2, 4]; see `Views`.
         temperature: of the assignments.
     """
-    features = taught["features"]
+    features = teacher["features"]
     patches = features.flatten(0, 1).float()
+    views = features.view(-1, 2, *features.shape[1:])
     numbers = {
         "feature_rank": effective_rank(patches[:: max(1, len(patches) // _MAX_PATCHES)]),
-        "match_agreement": match_agreement(
-            features.view(-1, 2, *features.shape[1:])[:_MAX_IMAGES], boxes[:_MAX_IMAGES]
-        ),
+        "match_agreement": match_agreement(views[:_MAX_IMAGES], boxes[:_MAX_IMAGES]),
     }
-    for name, assigned in targets.items():
-        if len(assigned):
-            clusters = torch.softmax(taught[name].float() / temperature, -1).mean(0)
-            numbers[f"{name}_target_entropy"] = float(normalized_entropy(assigned).mean())
+    for name, assignments in targets.items():
+        if len(assignments):
+            clusters = torch.softmax(teacher[name].float() / temperature, -1).mean(0)
+            numbers[f"{name}_target_entropy"] = float(normalized_entropy(assignments).mean())
             numbers[f"{name}_cluster_entropy"] = float(normalized_entropy(clusters))
     return numbers
 
 
-def normalized_entropy(shares: Tensor) -> Tensor:
-    """Entropy over the last dimension as a share of the largest possible, in [0, 1]."""
-    entropy: Tensor = torch.special.entr(shares).sum(-1) / math.log(shares.shape[-1])
+def normalized_entropy(probabilities: Tensor) -> Tensor:
+    """Compute the entropy over the last dimension, relative to its maximum, in [0, 1]."""
+    entropy: Tensor = torch.special.entr(probabilities).sum(-1) / math.log(probabilities.shape[-1])
     return entropy
 
 
 def effective_rank(features: Tensor) -> float:
-    """Exp of the entropy of the normalized singular values of centered features [N, C]; 0 if all are equal but for rounding."""
+    """Compute exp(entropy of normalized singular values) of centered features [N, C]; 0 if equal up to rounding."""
     centered = features - features.mean(0)
     if not bool(centered.norm() > _MIN_SPREAD * features.norm()):
         return 0.0
@@ -72,11 +72,7 @@ def effective_rank(features: Tensor) -> float:
 
 
 def match_agreement(features: Tensor, boxes: Tensor) -> float:
-    """Share of matched patches whose nearest neighbor in the other view of their photograph lies within a patch of its true place.
-
-    Args:
-        features: patch tokens of two views, [B, 2, P, C].
-        boxes: their places, [B, 2, 4].
+    """Compute the match agreement of patch tokens [B, 2, P, C] of two views with boxes [B, 2, 4].
 
     Returns:
         The share, in [0, 1]; NaN if no two views overlap.

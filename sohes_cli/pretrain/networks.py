@@ -1,7 +1,7 @@
-"""Student and teacher: a timm ViT with a projection head for each term of the loss.
+"""Student and teacher networks: a timm ViT with a projection head for each term of the loss.
 
-From views to what the terms compare: logits of class tokens and of hidden patches over K prototypes, and unit vectors of patches. The
-student is shown views with patches hidden; the teacher has the same parts, and its parameters are a moving average of the student's.
+Outputs are logits of class tokens and of masked patches over K prototypes, and unit vectors of patches. The student
+sees views with masked patches; the teacher has the same architecture, its parameters a moving average of the student's.
 
 Source: heads, Caron et al. 2021 (DINO); the mask token and the head for patches, Zhou et al. 2022 (iBOT).
 """
@@ -23,12 +23,7 @@ __all__ = ["ClusterHead", "Network", "VectorHead"]
 
 
 class VectorHead(nn.Module):
-    """Tokens -> unit vectors, by three linear maps.
-
-    Args:
-        channels: C of a token.
-        config: sizes of the layers.
-    """
+    """MLP of three layers from tokens to unit vectors."""
 
     def __init__(self, channels: int, config: LossConfig) -> None:
         super().__init__()
@@ -46,18 +41,12 @@ class VectorHead(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [..., C] to unit vectors, float32 [..., D]."""
+        """Project tokens [..., C] to unit vectors, float32 [..., D]."""
         return functional.normalize(self.mlp(tokens).float(), dim=-1)
 
 
 class ClusterHead(VectorHead):
-    """Tokens -> logits over prototypes: the cosine of their vectors with K learned ones.
-
-    Args:
-        channels: C of a token.
-        prototypes: K.
-        config: sizes of the layers.
-    """
+    """Logits of tokens over K learned prototypes: cosines of their unit vectors with the prototypes."""
 
     def __init__(self, channels: int, prototypes: int, config: LossConfig) -> None:
         super().__init__(channels, config)
@@ -65,15 +54,15 @@ class ClusterHead(VectorHead):
         nn.init.normal_(self.prototypes)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [..., C] to cosines in [-1, 1], [..., K]."""
+        """Compute cosines in [-1, 1], [..., K], of tokens [..., C]."""
         return functional.linear(super().forward(tokens), functional.normalize(self.prototypes, dim=-1))
 
 
 class Network(nn.Module):
-    """A ViT with a mask token and a head for each term of the loss; see the module.
+    """ViT with a mask token and a head for each term of the loss.
 
     Args:
-        config: the shape of the ViT and of the heads; a term whose weight is 0 has no head.
+        config: sizes of the ViT and the heads; a term of weight 0 has no head.
         drop_path: rate of stochastic depth; 0 for a teacher.
     """
 
@@ -92,15 +81,13 @@ class Network(nn.Module):
 
         Args:
             pixels: normalized RGB, float [N, 3, S, S].
-            masks: patches to hide, bool [N, P].
+            masks: patches to replace by the mask token, bool [N, P].
 
         Returns:
-            The class token of each view, [N, C], and its patch tokens, [N, P, C], after the last norm.
+            Class token [N, C] and patch tokens [N, P, C] of each view after the last norm.
         """
         vit = self.vit
-        x = vit.patch_embed(
-            pixels
-        )  # [N, h, w, C]: the grid is kept, because position embeddings are interpolated to it
+        x = vit.patch_embed(pixels)  # [N, h, w, C]: position embeddings are interpolated to this grid
         if masks is not None:
             x = torch.where(masks.view(*x.shape[:3], 1), self.mask_token.to(x.dtype), x)
         x = vit.norm(vit.blocks(vit.norm_pre(vit._pos_embed(x))))
@@ -109,37 +96,38 @@ class Network(nn.Module):
     def forward(
         self, large: Tensor, masks: Tensor, pairs: Tensor, small: Tensor | None = None, hides: bool = False
     ) -> dict[str, Tensor]:
-        """Project what the losses compare, for B photographs.
+        """Compute the outputs that the losses compare, for B photographs.
 
         Args:
             large: normalized global views, float [B * 2, 3, S, S].
-            masks: hidden patches of them, bool [B * 2, P]; their logits are given.
-            pairs: numbers of the patches whose vectors are given, int64 [B, n], counted over the views of a photograph, large ones first.
+            masks: patches of the global views with `masked` logits, bool [B * 2, P].
+            pairs: patches with `match` vectors, int64 [B, n]; numbered as in `ViewSample`.
             small: normalized local views, float [B * V, 3, T, T].
-            hides: whether the ViT does not see the hidden patches.
+            hides: True to replace the masked patches by the mask token.
 
         Returns:
-            `features`, patch tokens of the large views [B * 2, P, C], and, for the terms that the loss has, `image` [B * 2, K] and
-            `image_small` [B * V, K], `masked` [hidden patches, K'], and `match`, unit vectors [B, n, D].
+            `features`, patch tokens of the global views [B * 2, P, C], and, for terms of non-zero weight,
+            `image` [B * 2, K], `image_small` [B * V, K], `masked` [masked patches, K'] and `match` [B, n, D].
         """
-        images, patches = self.tokens(large, masks if hides else None)
-        found = {"features": patches}
-        seen = patches.reshape(len(pairs), -1, patches.shape[-1])  # [B, 2 * P, C]
+        class_tokens, patches = self.tokens(large, masks if hides else None)
+        outputs = {"features": patches}
+        all_patches = patches.reshape(len(pairs), -1, patches.shape[-1])  # [B, 2 * P, C]
         if self.image_head is not None:
-            found["image"] = self.image_head(images)
+            outputs["image"] = self.image_head(class_tokens)
         if self.masked_head is not None:
-            found["masked"] = self.masked_head(patches[masks])
+            outputs["masked"] = self.masked_head(patches[masks])
         if small is not None and len(small):
-            images, patches = self.tokens(small)
-            seen = torch.cat([seen, patches.reshape(len(pairs), -1, patches.shape[-1])], 1)
+            class_tokens, patches = self.tokens(small)
+            all_patches = torch.cat([all_patches, patches.reshape(len(pairs), -1, patches.shape[-1])], 1)
             if self.image_head is not None:
-                found["image_small"] = self.image_head(images)
+                outputs["image_small"] = self.image_head(class_tokens)
         if self.match_head is not None:
-            found["match"] = self.match_head(seen.gather(1, pairs[..., None].expand(-1, -1, seen.shape[2])))
-        return found
+            index = pairs[..., None].expand(-1, -1, all_patches.shape[2])
+            outputs["match"] = self.match_head(all_patches.gather(1, index))
+        return outputs
 
     def freeze_prototypes(self) -> None:
-        """Take their gradient from the prototypes of both heads."""
+        """Drop the gradient of the prototypes of both heads."""
         for head in (self.image_head, self.masked_head):
             if head is not None:
                 head.prototypes.grad = None

@@ -1,11 +1,11 @@
-"""The folder of a pretraining run: what `sohes_cli.training.run_folder` keeps there, and the backbone that comes out.
+"""The folder of a pretraining run: the files of `sohes_cli.training.run_folder`, and the backbone.
 
-backbone.safetensors  the teacher's ViT after the newest checkpoint: what `sohes explore --backbone FOLDER` takes
+backbone.safetensors  ViT of the teacher after the newest checkpoint, for `sohes explore --backbone FOLDER`
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sohes_cli.pretrain.config import PretrainConfig
 from sohes_cli.settings import to_plain
@@ -24,44 +24,34 @@ if TYPE_CHECKING:
 
 __all__ = ["pretrain_run", "save_run"]
 
-_INPUTS = {"photographs": "photographs_sha256"}
 _KIND = RunKind(
-    "sohes pretrain", "sohes-pretrain", _INPUTS, outputs=(BACKBONE_NAME,), defaults=to_plain(PretrainConfig())
+    "sohes pretrain",
+    "sohes-pretrain",
+    {"photographs": "photographs_sha256"},
+    outputs=(BACKBONE_NAME,),
+    defaults=to_plain(PretrainConfig()),
 )
 
 
 def pretrain_run(path: Path, source: ImageSource, config: PretrainConfig, precision: str) -> RunFolder:
-    """The folder of a run on these photographs with these settings; nothing is touched yet."""
+    """Describe the folder of a run on these photographs with these settings, without touching it."""
     settings = to_plain(config)
     settings["optimizer"]["precision"] = precision
-    return RunFolder(
-        path, _KIND, _KIND.describe(settings, {"photographs": len(source), "photographs_sha256": source.sha256})
-    )
+    inputs = {"photographs": len(source), "photographs_sha256": source.sha256}
+    return RunFolder(path, _KIND, _KIND.describe(settings, inputs))
 
 
 def save_run(run: RunFolder, training: Pretraining, step: int, failed: Iterable[str] = ()) -> None:
     """Write the backbone and a checkpoint after `step` steps; the main process alone.
 
-    The checkpoint comes second: where there is one of the last step, the backbone is that of the last step, too.
-
-    Args:
-        run: where.
-        training: what is saved.
-        step: steps done.
-        failed: messages of photographs that could not be read.
+    The checkpoint comes second: a folder with the checkpoint of the last step holds the backbone of the last step, too.
+    It keeps the messages of photographs that `failed`.
 
     Raises:
         StoreError: if the disk is full or not writable; older files stay.
     """
-    description = _describe_backbone(training, step) | {"photographs": run.description["photographs"]}
-    write_tensors(run.path / BACKBONE_NAME, training.teacher.vit.state_dict(), description)
-    training.save(checkpoint_path(run.checkpoints, step), step, failed)
-    prune_checkpoints(run.checkpoints, training.config.run.keep)
-
-
-def _describe_backbone(training: Pretraining, step: int) -> dict[str, Any]:
     model = training.config.model
-    return {
+    description = {
         "format": BACKBONE_FORMAT,
         "name": model.name,
         "shape": model.shape,
@@ -69,4 +59,8 @@ def _describe_backbone(training: Pretraining, step: int) -> dict[str, Any]:
         "std": list(IMAGENET_STD),
         "step": step,
         "steps": training.steps,
+        "photographs": run.description["photographs"],
     }
+    write_tensors(run.path / BACKBONE_NAME, training.teacher.vit.state_dict(), description)
+    training.save(checkpoint_path(run.checkpoints, step), step, failed)
+    prune_checkpoints(run.checkpoints, training.config.run.keep)

@@ -1,8 +1,8 @@
-"""The unlabeled photographs of a pretraining run by number: the files of a folder and the members of its tar shards, as one sequence.
+"""Unlabeled photographs of a pretraining run: the files of a folder and the members of its tar shards, as one sequence.
 
-Opening reads the headers of every shard once and keeps where the bytes of each image lie, so that reading one is a seek and a read. No
-file stays open in between: a source holds names and numbers only, travels to worker processes and is read by any number of threads.
-Numbers follow the code points of the names, so that every machine counts alike, whatever its file system and the packer of a shard.
+Opening reads the headers of every shard once and stores the byte range of each image, so that reading one is a seek and
+a read. No file stays open in between: a source holds names and numbers only, can be pickled for worker processes and is
+safe for threads. The order is that of the names' code points, independent of file system and packer.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _TAIL_BYTES = 2**20
 
 @dataclass(frozen=True, eq=False)
 class ImageSource:
-    """Photographs by number; `open_source` makes it.
+    """Photographs by number, from `open_source`.
 
     Args:
-        root: the folder below which the names lie.
-        names: paths below it in code point order; a member of a shard lies below the shard, as in `photos-000.tar/a/b.webp`.
-        shards: paths of the shards below it.
-        shard_of: which of the shards holds each image, int64 [N], -1 for a file of its own.
-        offsets: where in the shard its bytes begin, int64 [N], 0 for a file of its own.
-        sizes: how many they are, int64 [N].
-        unreadable: (name, reason) of each folder, image or member that cannot be read and is not among the names.
+        root: folder of the names.
+        names: relative paths in code point order, of shard members below the shard: `photos-000.tar/a/b.webp`.
+        shards: relative paths of the shards.
+        shard_of: index of the shard of each image, int64 [N], -1 for a separate file.
+        offsets: of the image in its shard in bytes, int64 [N], 0 for a separate file.
+        sizes: of the image in bytes, int64 [N].
+        unreadable: (name, reason) of each unreadable folder, image or member, which is not among the names.
     """
 
     root: Path
@@ -58,10 +58,10 @@ class ImageSource:
         return len(self.names)
 
     def read(self, index: int, working_size: int) -> NDArray[np.uint8]:
-        """Return one photograph as upright RGB [H, W, 3] of at most `working_size` squared pixels; equal bytes give equal pixels.
+        """Read one photograph as upright RGB [H, W, 3] of at most `working_size` squared pixels.
 
         Raises:
-            ImageError: if it cannot be read, with its name.
+            ImageError: if it cannot be read.
             ValueError: if `working_size` is less than 1.
         """
         name = self.names[index]
@@ -71,7 +71,7 @@ class ImageSource:
 
     @property
     def sha256(self) -> str:
-        """The hash of all names and byte sizes, which tells one set of photographs from another."""
+        """Hash of all names and byte sizes, the identity of the set of photographs."""
         digest = hashlib.sha256()
         for name, size in zip(self.names, self.sizes.tolist(), strict=True):
             digest.update(f"{size} {name}\0".encode())
@@ -85,14 +85,13 @@ class ImageSource:
             file.seek(int(self.offsets[index]))
             content = file.read(size)
         if len(content) < size:
-            raise ImageError(
-                f"{name} is cut off: its shard has become shorter.", "Leave the shards as they are while they are read."
-            )
+            hint = "Leave the shards as they are while they are read."
+            raise ImageError(f"{name} is cut off: its shard has become shorter.", hint)
         return io.BytesIO(content)
 
 
-class _Place(NamedTuple):
-    """Where the bytes of an image lie: `shard_of`, `offsets` and `sizes` of one."""
+class _Location(NamedTuple):
+    """Location of the bytes of an image: its `shard_of`, `offsets` and `sizes`."""
 
     shard: int
     offset: int
@@ -100,25 +99,25 @@ class _Place(NamedTuple):
 
 
 def open_source(images: Path) -> ImageSource:
-    """Find the photographs of a folder, of the tar shards in it, or of one shard.
+    """List the photographs of a folder, of the tar shards in it, or of one shard.
 
-    Folders are searched as `list_images` does. Of a shard the regular members with an image suffix count, without hidden ones; of several
-    with one path the last counts, as when the shard is extracted.
+    Folders are searched by `list_images`. Images of a shard are its regular, visible members with an image suffix; of
+    members with equal paths the last counts, as in extraction.
 
     Args:
-        images: a folder of image files, of uncompressed shards (`*.tar`) or of both, with sub-folders; or one such shard.
+        images: a folder of image files and uncompressed shards (`*.tar`), with subfolders; or one such shard.
 
     Raises:
         UsageError: if `images` is missing, or neither a folder nor an uncompressed tar.
-        SohesError: if it may not be read or holds no image, or a shard is damaged or incomplete.
+        SohesError: if it is not readable or holds no image, or a shard is damaged or incomplete.
     """
     root, files, unreadable = _files(images)
     shards = tuple(name for name in files if _is_shard(name))
-    places: dict[str, _Place] = {}
+    locations: dict[str, _Location] = {}
     for name in files:
         if not _is_shard(name):
             try:
-                places[name] = _Place(-1, 0, (root / name).stat().st_size)
+                locations[name] = _Location(-1, 0, (root / name).stat().st_size)
             except OSError as error:
                 unreadable.append((name, f"it cannot be read: {error.strerror}"))
     for number, shard in enumerate(shards):
@@ -129,24 +128,23 @@ def open_source(images: Path) -> ImageSource:
             elif content is None:
                 unreadable.append((name, "it is a link or a sparse file; pack its content instead"))
             else:
-                places[name] = _Place(number, *content)
-    if not places:
+                locations[name] = _Location(number, *content)
+    if not locations:
         raise _no_image(images, unreadable)
-    return _source(root, shards, places, unreadable)
+    names = tuple(sorted(locations))
+    shard_of, offsets, sizes = np.array([locations[name] for name in names], np.int64).T.copy()  # [3, N]
+    return ImageSource(root, names, shards, shard_of, offsets, sizes, tuple(sorted(unreadable)))
 
 
 def _files(images: Path) -> tuple[Path, tuple[str, ...], list[tuple[str, str]]]:
-    """The folder, the images and shards below it, and (name, reason) of what cannot be read."""
-    if not os.path.isfile(images):  # noqa: PTH113 (a Path's method raises where the name is too long)
+    """Return the folder, the images and shards below it, and (name, reason) of unreadable ones."""
+    if not os.path.isfile(images):  # noqa: PTH113 (Path.is_file raises if the name is too long)
         listing = list_images(images, IMAGE_SUFFIXES | {_SHARD_SUFFIX})
         return images, listing.names, list(listing.unreadable)
     if images.name.lower().endswith(_COMPRESSED):
-        message = (
-            f"{printable(images)} is a compressed tar; single photographs can be read only from an uncompressed one."
-        )
-        raise UsageError(
-            message, f"Decompress it and name the {_SHARD_SUFFIX} file, or extract it and name the folder."
-        )
+        message = f"{printable(images)} is a compressed tar; photographs can be read only from an uncompressed one."
+        hint = f"Decompress it and name the {_SHARD_SUFFIX} file, or extract it and name the folder."
+        raise UsageError(message, hint)
     if not _is_shard(images.name):
         message = f"{printable(images)} is neither a folder nor a {_SHARD_SUFFIX} file."
         raise UsageError(message, f"Name a folder of photographs or {_SHARD_SUFFIX} shards, or one shard.")
@@ -158,33 +156,32 @@ def _is_shard(name: str) -> bool:
 
 
 def _members(shard: Path) -> dict[str, tuple[int, int] | None]:
-    """The (offset, size) of each image of a shard by its path, None for one without bytes of its own."""
+    """Read the (offset, size) of each image of a shard by its path; None for a link or a sparse file."""
     members: dict[str, tuple[int, int] | None] = {}
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for member in tar:
                 if member.size < 0:
-                    raise tarfile.ReadError("negative size")  # from which tarfile would go backwards, for ever
+                    raise tarfile.ReadError("negative size")  # on which tarfile would loop forever
                 path = _image_path(member.name)
                 if path and not member.isdir():
                     plain = member.isreg() and not member.issparse()
                     members[path] = (member.offset_data, member.size) if plain else None
-            file.seek(tar.offset)  # of the block that ended the loop: tarfile ends in silence at any that is no header
+            file.seek(tar.offset)  # of the block that ended the loop: tarfile accepts any non-header as the end
             tail = file.read(_TAIL_BYTES)
             if len(tail) < _BLOCK_BYTES or tail.strip(b"\0"):
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
     except (FileNotFoundError, PermissionError) as error:
-        raise SohesError(
-            f"The shard {printable(shard)} cannot be read: {error.strerror}.", "Make it readable or remove it."
-        ) from error
-    except Exception as error:  # tarfile raises OverflowError and others over damaged headers
+        message = f"The shard {printable(shard)} cannot be read: {error.strerror}."
+        raise SohesError(message, "Make it readable or remove it.") from error
+    except Exception as error:  # tarfile raises OverflowError and others on damaged headers
         message = f"The shard {printable(shard)} is damaged, incomplete or no uncompressed tar ({error})."
         raise SohesError(message, "Copy it again or pack its photographs anew, with tar -cf.") from error
     return members
 
 
 def _image_path(name: str) -> str:
-    """The path of a member without `./` and doubled slashes, or an empty string if it is hidden or has no image suffix."""
+    """Normalize the path of a member (`./`, doubled slashes); empty if it is hidden or has no image suffix."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or PurePosixPath(parts[-1]).suffix.lower() not in IMAGE_SUFFIXES:
         return ""
@@ -195,14 +192,5 @@ def _no_image(images: Path, unreadable: list[tuple[str, str]]) -> SohesError:
     message = f"{printable(images)} holds no image in its {_SHARD_SUFFIX} shards"
     if unreadable:
         message += f"; {len(unreadable)} could not be read (first: {unreadable[0][0]}, {unreadable[0][1]})"
-    return SohesError(
-        f"{message}.", f"Allowed suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}; hidden files are passed over."
-    )
-
-
-def _source(
-    root: Path, shards: tuple[str, ...], places: dict[str, _Place], unreadable: list[tuple[str, str]]
-) -> ImageSource:
-    names = tuple(sorted(places))
-    columns = np.array([places[name] for name in names], np.int64).T.copy()  # [3, N]
-    return ImageSource(root, names, shards, columns[0], columns[1], columns[2], tuple(sorted(unreadable)))
+    hint = f"Allowed suffixes are {', '.join(sorted(IMAGE_SUFFIXES))}; hidden files are passed over."
+    return SohesError(f"{message}.", hint)

@@ -1,1 +1,1 @@
-"""What every training phase needs: checkpoints that appear whole, and logs that a resumed run continues."""
+"""Phases 2 and 3, labels -> a model: learner, teacher, losses, loop, checkpoints (shared with phase 0)."""

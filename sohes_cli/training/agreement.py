@@ -1,11 +1,11 @@
-"""What the labels of a teacher are like: beside the initial labels of the same view, and whether predictions have collapsed.
+"""Agreement of the teacher's labels with the initial ones, and similarity of predictions as a sign of collapse.
 
-An initial label is kept if a label of the teacher has at least half of their union in common with it, and rejected otherwise; a label of
-the teacher without such a partner is new. Initial labels are those of the step, at most `data.max_labels` of a photograph: of one that
-has more, some new labels are initial labels that the step does not show.
+An initial label is kept if its best IoU with a label of the teacher is at least 0.5, else rejected; a label of the
+teacher without such a match is new. Only the initial labels of the step count, at most `data.max_labels` an image:
+where an image has more, some new labels match initial ones that were not sampled.
 
-Predictions have collapsed if all queries of a photograph have the same mask, or none has one, or all have the same score: either teaches
-nothing. Scores are compared as log-odds, which differ even where probabilities are all near 0 or 1.
+Predictions have collapsed if all queries of an image share one mask, none has a mask, or all have one score. Scores are
+compared as log-odds, which differ even where all probabilities are near 0 or 1.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ if TYPE_CHECKING:
 
     from sohes_cli.model.output import Output
 
-__all__ = ["Agreement", "Likeness", "compare_labels", "joined_forest", "likeness", "unfound_labels"]
+__all__ = ["Agreement", "Likeness", "compare_labels", "join_forests", "likeness", "unfound_labels"]
 
-_SAME = 0.5  # IoU
-_COVER = 0.9  # of the smaller mask, as in phase 1
-_COMPARED = 20  # queries of an image
-_LEAST_CELLS = 8 * 8
-_LEAST_LABELS = 3
+_IOU_THRESHOLD = 0.5
+_COVER_THRESHOLD = 0.9  # as in phase 1
+_MAX_QUERIES = 20  # compared per image
+_MIN_CELLS = 8 * 8
+_MIN_LABELS = 3
 
 
 class Agreement(NamedTuple):
-    """Counts of one photograph, which can be added up.
+    """Counts of one image; additive over images.
 
     Args:
         teacher: labels of the teacher.
-        new: those without an initial label of IoU 0.5.
+        new: those without an initial label at IoU 0.5.
         initial: initial labels.
-        rejected: those without a label of the teacher of IoU 0.5.
-        iou: sum over the teacher's labels of the IoU with the initial label that is most like each.
+        rejected: those without a label of the teacher at IoU 0.5.
+        iou: sum over the teacher's labels of the best IoU with an initial label.
     """
 
     teacher: int
@@ -61,41 +61,42 @@ def compare_labels(teacher: Tensor, initial: Tensor) -> Agreement:
     n, m = len(teacher), len(initial)
     if not (n and m):
         return Agreement(n, n, m, m, 0.0)
-    iou = _ious(teacher, initial)
-    best, best_initial = iou.max(1), iou.max(0)
-    return Agreement(n, int((best < _SAME).sum()), m, int((best_initial < _SAME).sum()), float(best.sum()))
+    ious = _ious(teacher, initial)
+    best, best_initial = ious.max(1), ious.max(0)
+    new, rejected = (int((values < _IOU_THRESHOLD).sum()) for values in (best, best_initial))
+    return Agreement(n, new, m, rejected, float(best.sum()))
 
 
 def unfound_labels(teacher: Tensor, initial: Tensor) -> Tensor:
-    """The initial labels that none of the teacher's is like, ascending indices, int64 [K]; masks as in `compare_labels`."""
-    return torch.from_numpy(np.flatnonzero((_ious(teacher, initial) < _SAME).all(0)))
+    """Find the initial labels without a match, ascending, int64 [K]; masks as in `compare_labels`."""
+    return torch.from_numpy(np.flatnonzero((_ious(teacher, initial) < _IOU_THRESHOLD).all(0)))
 
 
-def joined_forest(teacher: tuple[Tensor, Tensor], initial: tuple[Tensor, Tensor]) -> Tensor:
-    """One forest of two: each root becomes a part of the smallest mask of the other one that covers nine tenths of it.
+def join_forests(teacher: tuple[Tensor, Tensor], initial: tuple[Tensor, Tensor]) -> Tensor:
+    """Join two forests: each root becomes a part of the smallest mask of the other forest that covers 0.9 of it.
 
-    Within either forest everything stays as it was, for what a crop shows of two masks may not tell any more which is part of which.
+    Edges within a forest stay, because a cropped view of two masks may no longer show which is part of which.
 
     Args:
         teacher: masks as in `compare_labels`, [N, bytes], and their parents, int64 [N], -1 for a root.
         initial: likewise, [K, bytes] and [K].
 
     Returns:
-        The parents of the teacher's masks and, after them, of the initial ones, int64 [N + K].
+        Parents of the teacher's masks followed by the initial ones, int64 [N + K].
     """
     bits, n = words_of_bytes(torch.cat([teacher[0], initial[0]]).numpy()), len(teacher[0])
     areas, shared = mask_areas(bits), mask_intersections(bits)
-    joined = [*teacher[1].tolist(), *(parent + n if parent >= 0 else -1 for parent in initial[1].tolist())]
-    for root in [i for i, parent in enumerate(joined) if parent < 0]:
-        others = range(n, len(joined)) if root < n else range(n)
-        covering = [i for i in others if shared[i, root] >= _COVER * areas[root] and areas[i] > areas[root]]
-        free = [i for i in covering if root not in _chain(i, joined)]
-        joined[root] = min(free, key=lambda i: (int(areas[i]), i), default=-1)
-    return torch.tensor(joined, dtype=torch.int64)
+    parents = [*teacher[1].tolist(), *(parent + n if parent >= 0 else -1 for parent in initial[1].tolist())]
+    for root in [i for i, parent in enumerate(parents) if parent < 0]:
+        others = range(n, len(parents)) if root < n else range(n)
+        covering = [i for i in others if shared[i, root] >= _COVER_THRESHOLD * areas[root] and areas[i] > areas[root]]
+        acyclic = [i for i in covering if root not in _ancestor_chain(i, parents)]
+        parents[root] = min(acyclic, key=lambda i: (int(areas[i]), i), default=-1)
+    return torch.tensor(parents, dtype=torch.int64)
 
 
-def _chain(mask: int, parents: Sequence[int]) -> list[int]:
-    """A mask and its ancestors."""
+def _ancestor_chain(mask: int, parents: Sequence[int]) -> list[int]:
+    """List a mask and its ancestors."""
     chain = []
     while mask >= 0:
         chain.append(mask)
@@ -104,14 +105,14 @@ def _chain(mask: int, parents: Sequence[int]) -> list[int]:
 
 
 class Likeness(NamedTuple):
-    """How much the predictions of a batch are alike, as sums over photographs, which can be added up.
+    """Similarity of the predictions of a batch; sums over images, additive over batches.
 
     Args:
-        iou: of the mean IoU of two masks among the surest queries, as many as there are labels and at most twenty.
-        pairs: photographs that have such a pair.
+        iou: of the mean IoU of two masks among the top-scoring queries, as many as there are labels, at most 20.
+        pairs: images with at least one such pair.
         deviation: of the standard deviation of the queries' log-odds of being an entity.
-        photographs: all of them.
-        masks: queries with a mask.
+        photographs: images.
+        masks: queries with a non-empty mask.
     """
 
     iou: float
@@ -123,38 +124,32 @@ class Likeness(NamedTuple):
 
 @torch.no_grad()
 def likeness(output: Output, sizes: Sequence[tuple[int, int]], labels: Sequence[int]) -> Likeness:
-    """How much the predictions of a batch are alike.
+    """Measure how similar the predictions of each image are to each other.
 
     Args:
-        output: of the network, its last stage.
-        sizes: (height, width) of each image; one of less than 8 x 8 cells has no pairs, as there few masks can differ.
-        labels: how many labels each has; with fewer than three it has no pairs, as one mask may be all that there is to find.
+        output: of the network; the last stage is measured.
+        sizes: (height, width) of each image; one of less than 8 x 8 cells has no pairs, because few masks fit into it.
+        labels: number of labels of each image; with fewer than three it has no pairs, as it may show one entity.
     """
     logits = output.pred_logits[-1].float()
-    odds = logits[..., ENTITY] - logits[..., NO_OBJECT]
-    surest = odds.argsort(dim=1, descending=True)
-    ious, masks = [], 0
-    for image, (size, count) in enumerate(zip(sizes, labels, strict=True)):
-        found = _masks(output, image, surest[image], size)
-        found = found[found.any(1)]
-        masks += len(found)
-        compared = found[: min(count, _COMPARED)]
-        if count >= _LEAST_LABELS and len(compared) > 1 and found.shape[1] >= _LEAST_CELLS:
-            ious.append(float(_mean_iou(compared)))
-    return Likeness(sum(ious), len(ious), float(odds.std(1, correction=0).sum()), len(sizes), masks)
-
-
-def _masks(output: Output, image: int, queries: Tensor, size: tuple[int, int]) -> Tensor:
-    """Which cells of an image are in the masks of some queries, float32 [K, cells], 0 or 1."""
-    return (mask_logits(output, image, queries, size) > 0).flatten(1).float()
+    log_odds = logits[..., ENTITY] - logits[..., NO_OBJECT]
+    ranking = log_odds.argsort(dim=1, descending=True)
+    ious, count = [], 0
+    for image, (size, num_labels) in enumerate(zip(sizes, labels, strict=True)):
+        masks = (mask_logits(output, image, ranking[image], size) > 0).flatten(1).float()  # [Q, cells]
+        masks = masks[masks.any(1)]
+        count += len(masks)
+        top = masks[: min(num_labels, _MAX_QUERIES)]
+        if num_labels >= _MIN_LABELS and len(top) > 1 and masks.shape[1] >= _MIN_CELLS:
+            ious.append(float(_mean_iou(top)))
+    return Likeness(sum(ious), len(ious), float(log_odds.std(1, correction=0).sum()), len(sizes), count)
 
 
 def _mean_iou(masks: Tensor) -> Tensor:
-    """The mean IoU of all pairs of two different ones of N > 1 masks [N, cells], none of them empty."""
-    count = len(masks)
-    shared, areas = masks @ masks.T, masks.sum(1)
+    """Compute the mean IoU over all pairs of N > 1 non-empty masks [N, cells] of 0 and 1."""
+    n, shared, areas = len(masks), masks @ masks.T, masks.sum(1)
     iou = shared / (areas[:, None] + areas - shared)
-    return (iou.sum() - count) / (count * (count - 1))
+    return (iou.sum() - n) / (n * (n - 1))
 
 
 def _ious(teacher: Tensor, initial: Tensor) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The processes of a run: how they are set up, what they decide together, and what the main one does for all."""
+"""The processes of a run: setup, joint decisions, and actions of the main one for all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = [
     "any_process",
     "by_main",
-    "check_device",
     "default_workers",
     "make_accelerator",
     "out_of_memory",
@@ -35,39 +34,24 @@ _MAX_WORKERS = 8
 T = TypeVar("T")
 
 
-def check_device(device: str) -> None:
-    """Refuse a --device other than `auto` and `cpu` with a UsageError."""
-    if device not in ("auto", "cpu"):
-        raise UsageError(
-            f"--device must be auto or cpu, not {device!r}.",
-            "Choose GPUs with CUDA_VISIBLE_DEVICES or accelerate launch.",
-        )
-
-
 def make_accelerator(device: str) -> Accelerator:
-    """This process's place among all; the precision is the run's own, because Accelerate would keep it for the whole program.
+    """Join the process group; the run sets its precision itself, as Accelerate would keep one for the whole program.
 
     Args:
-        device: `cpu`, or `auto` for what Accelerate finds.
+        device: `cpu`, or `auto` for the choice of Accelerate.
 
     Raises:
         UsageError: if the processes cannot find each other.
     """
     try:
         return Accelerator(mixed_precision="no", cpu=device == "cpu" or not torch.cuda.is_available())
-    except ValueError as error:  # also if the environment's variables of a launcher are incomplete
-        raise UsageError(
-            f"The processes cannot be set up: {error}", "Start with accelerate launch or torchrun, in a new program."
-        ) from error
+    except ValueError as error:  # also from incomplete variables of a launcher
+        hint = "Start with accelerate launch or torchrun, in a new program."
+        raise UsageError(f"The processes cannot be set up: {error}", hint) from error
 
 
 def default_workers(accelerator: Accelerator, shard: Shard) -> int:
-    """Processes that read photographs for this one: on a CPU one reads faster than the others train.
-
-    Args:
-        accelerator: the process group and the device.
-        shard: this process among all, for the cores that it shares with others.
-    """
+    """Return the number of reading processes beside this one: on a CPU one reads faster than the others train."""
     cores = max(1, available_cores() // shard.local_count)
     return 1 if accelerator.device.type == "cpu" else min(_MAX_WORKERS, cores)
 
@@ -80,38 +64,37 @@ def require_divisible(batch_size: int, accelerator: Accelerator) -> None:
 
 
 def require_same_step(step: int, out: Path) -> None:
-    """See that all processes go on from the same step of the run in `out`; SohesError if they do not."""
+    """Raise a SohesError unless all processes continue from the same step of the run in `out`."""
     if len(set(gather_object([step]))) > 1:
-        raise SohesError(
-            f"The processes do not see the same checkpoints in --out {out}.", "Choose a folder that all machines share."
-        )
+        message = f"The processes do not see the same checkpoints in --out {out}."
+        raise SohesError(message, "Choose a folder that all machines share.")
 
 
 def seed_step(accelerator: Accelerator, seed: int, step: int) -> None:
-    """Seed torch's generators for a step of a run, differently in each process: for stochastic depth."""
+    """Seed torch's generators for the stochastic depth of a step, differently in each process."""
     torch.manual_seed((seed * 1_000_003 + step) * 1009 + accelerator.process_index)
 
 
 def any_process(accelerator: Accelerator, flag: bool) -> bool:
-    """Whether any process has the flag set: a signal, or an error, may come to one of them alone."""
+    """Return True if the flag is set in any process: a signal or an error may reach one of them alone."""
     flags = accelerator.gather(torch.tensor([flag], device=accelerator.device))
     return bool(torch.as_tensor(flags).any())
 
 
 def together(accelerator: Accelerator, action: Callable[[], T]) -> T:
-    """What the action of this process gives; if it fails with a SohesError in one of them, all stop, and none waits for another."""
+    """Return the result of an action of all processes; a SohesError in one stops all, so that none waits."""
     failure: SohesError | None = None
     try:
-        found = action()
+        result = action()
     except SohesError as error:
         failure = error
     if any_process(accelerator, failure is not None):
         raise failure or SohesError("Another process has stopped.", "Its message says why.")
-    return found
+    return result
 
 
 def by_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
-    """Let the main process act while the others wait; if it fails with a SohesError, they fail with it."""
+    """Let the main process act while the others wait; they raise its SohesError, too."""
     failure: list[SohesError | None] = [None]
     if accelerator.is_main_process:
         try:
@@ -124,15 +107,8 @@ def by_main(accelerator: Accelerator, action: Callable[[], object]) -> None:
 
 
 def out_of_memory(accelerator: Accelerator, batch_size: int, hint: str) -> SohesError:
-    """What to raise where a step does not fit into a GPU.
-
-    Args:
-        accelerator: the process group and the device.
-        batch_size: photographs a step, of all processes together.
-        hint: which settings need less.
-    """
+    """Return the error for a step that does not fit into a GPU; the hint names settings that need less memory."""
     processes = accelerator.num_processes
     shared = f", {batch_size // processes} on each of {processes} devices" if processes > 1 else ""
-    return SohesError(
-        f"The memory of {accelerator.device} does not suffice for --batch-size {batch_size}{shared}.", hint
-    )
+    message = f"The memory of {accelerator.device} does not suffice for --batch-size {batch_size}{shared}."
+    return SohesError(message, hint)

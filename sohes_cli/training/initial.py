@@ -1,4 +1,4 @@
-"""The start of a run: a model of an earlier run, or a published checkpoint of the same parts."""
+"""Start of a run: a model of an earlier run, or a published checkpoint of the same architecture."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["settings_of", "start_from"]
 
 
 def start_from(model: EntityModel, path: Path) -> str:
-    """Fill a model from a model file, the folder of a run, or a public checkpoint, of which what it lacks stays as it is.
+    """Fill a model from a model file, the folder of a run, or a public checkpoint, which may lack some tensors.
 
     Returns:
-        How much of the model a public checkpoint filled, in a sentence; empty for a model of ours, which fills all of it.
+        Message with the coverage of a public checkpoint; empty for a model of ours, which covers all tensors.
 
     Raises:
-        UsageError: if there is no such file.
-        WeightsError: if it is damaged, or belongs to another model; says what does not fit.
+        UsageError: if the file does not exist.
+        WeightsError: if the file is damaged or does not fit the model.
     """
     file = find_model(path)
     if file.suffix == ".safetensors" and "format" in stored_description(file):
@@ -34,18 +34,18 @@ def start_from(model: EntityModel, path: Path) -> str:
         load_module(model, tensors, "model", file)
         return ""
     report = load_public(model, file)
-    return f"{file}: {len(report.loaded)} tensors taken, {len(report.missing)} of the model's not found."
+    return f"{file}: {len(report.loaded)} tensors loaded, {len(report.missing)} of the model not found."
 
 
 def settings_of(path: Path) -> dict[str, Any]:
-    """The settings of the run that a model comes from, by group.
+    """Read the settings of the run behind a model, by group.
 
     Args:
         path: a model file of `sohes train`, or the folder of a run.
 
     Raises:
-        UsageError: if there is no such file.
-        WeightsError: if it is not a model of ours, or damaged.
+        UsageError: if the file does not exist.
+        WeightsError: if the file is damaged or not a model of ours.
     """
     file = find_model(path)
     description = stored_description(file)

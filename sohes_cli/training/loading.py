@@ -1,7 +1,7 @@
-"""Batches of a run: which photographs each step takes, and worker processes that make its samples.
+"""Batches of a run, made by worker processes: the share of each process in each step.
 
-The order of photographs is a permutation an epoch, and every sample has a generator of its own, both made from the run's seed alone. So
-step s gets the same samples in a run that was stopped before it, and whether one process makes the batch or several share it.
+A sample follows from its number and the run's seed alone (see `sohes_cli.data.sampling`), so a step gets the same
+samples in a resumed run, with any number of workers, and with one process or several.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -21,9 +22,7 @@ from sohes_cli.runs.processes import end_with_parent, without_interrupts
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-
 __all__ = ["Samples", "open_batches"]
-
 
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
@@ -31,10 +30,10 @@ B = TypeVar("B")
 
 
 class Samples(Protocol[S_co]):
-    """Samples by their number in the run, counted over all epochs; travels to worker processes."""
+    """Samples by their number in the run, counted over all epochs; pickled for worker processes."""
 
     def __getitem__(self, number: int, /) -> S_co:
-        """Make a sample, from its number alone; a SohesError ends the run."""
+        """Make a sample from its number alone; a SohesError ends the run."""
 
 
 @contextmanager
@@ -50,27 +49,29 @@ def open_batches(
     processes: int,
     pin_memory: bool = False,
 ) -> Iterator[Iterator[B]]:
-    """Open the batches of the steps `first_step` ... `steps` - 1 in a `with` block, whose end is that of the worker processes.
+    """Open the batches of steps `first_step` ... `steps` - 1; the worker processes end with the `with` block.
 
     Args:
-        samples: of the run, by number.
-        collate: makes a batch of samples; a function that worker processes can import.
-        batch_size: samples a step, of all processes together.
-        first_step: the first step to come.
+        samples: by number.
+        collate: makes a batch of samples; importable by worker processes.
+        batch_size: samples per step over all processes.
+        first_step: from 0.
         steps: of the whole run.
-        workers: worker processes that make samples; 0 does it in this one.
-        process: number of this process among those that share a batch.
-        processes: how many they are; must divide the batch size.
-        pin_memory: keep batches, which need a method `pin_memory`, in memory from which a GPU copies by itself.
+        workers: worker processes; 0 makes samples in this one.
+        process: rank of this process.
+        processes: world size; must divide the batch size.
+        pin_memory: pin batches, which need a method `pin_memory`, for asynchronous copies to a GPU.
 
     Raises:
-        SohesError: inside the block, if a sample cannot be made, or a worker is killed.
+        SohesError: inside the block, if a sample cannot be made or a worker is killed.
     """
+    share = batch_size // processes
+    starts = range(first_step * batch_size + process * share, steps * batch_size, batch_size)
     loader = DataLoader(
         _SampleDataset(samples),
-        batch_sampler=_SampleNumbers(batch_size, first_step, steps, process, processes),
+        batch_sampler=(list(range(start, start + share)) for start in starts),
         num_workers=workers,
-        collate_fn=_Collate(collate),
+        collate_fn=partial(_collate, collate),
         worker_init_fn=_start_worker,
         multiprocessing_context="spawn" if workers else None,
         pin_memory=pin_memory,
@@ -78,7 +79,7 @@ def open_batches(
     batches: Generator[B] = _batches(loader)
     try:
         yield batches
-    except RuntimeError as error:  # torch raises it wherever the program is when a worker ends
+    except RuntimeError as error:  # raised by torch at any point of the block when a worker dies
         if "DataLoader worker" not in str(error):
             raise
         reason = str(error).split(". ")[0].rstrip(". ")
@@ -90,7 +91,7 @@ def open_batches(
 
 @dataclass(frozen=True)
 class _SampleDataset(Dataset["S | SohesError"], Generic[S]):
-    """The same samples, or the errors in their place: raised in a worker they would come as tracebacks."""
+    """Samples, or SohesErrors as values: raised in a worker they would arrive as tracebacks."""
 
     samples: Samples[S]
 
@@ -101,52 +102,23 @@ class _SampleDataset(Dataset["S | SohesError"], Generic[S]):
             return error
 
 
-@dataclass(frozen=True)
-class _Collate(Generic[S, B]):
-    """Makes a batch of samples, or passes on the first error among them."""
-
-    collate: Callable[[list[S]], B]
-
-    def __call__(self, samples: list[S | SohesError]) -> B | SohesError:
-        made: list[S] = []
-        for sample in samples:
-            if isinstance(sample, SohesError):
-                return sample
-            made.append(sample)
-        return self.collate(made)
-
-
-@dataclass(frozen=True)
-class _SampleNumbers:
-    """The sample numbers of this process's part of each batch, from a step on."""
-
-    batch_size: int
-    first_step: int
-    steps: int
-    process: int
-    processes: int
-
-    def __len__(self) -> int:
-        return self.steps - self.first_step
-
-    def __iter__(self) -> Iterator[list[int]]:
-        share = self.batch_size // self.processes
-        for step in range(self.first_step, self.steps):
-            start = step * self.batch_size + self.process * share
-            yield list(range(start, start + share))
+def _collate(collate: Callable[[list[S]], B], samples: list[S | SohesError]) -> B | SohesError:
+    """Collate samples, or return the first error among them."""
+    errors = [sample for sample in samples if isinstance(sample, SohesError)]
+    return errors[0] if errors else collate([sample for sample in samples if not isinstance(sample, SohesError)])
 
 
 def _batches(loader: DataLoader[S | SohesError]) -> Generator[B]:
-    resource_tracker.ensure_running()  # starts with the first worker otherwise, and lets the blocked signals through again
-    with without_interrupts(signal.SIGTERM):  # both may reach a whole group of processes, of which the main one decides
-        found = iter(loader)
+    resource_tracker.ensure_running()  # else it starts with the first worker and unblocks the signals
+    with without_interrupts(signal.SIGTERM):  # signals may reach the whole process group; the main process decides
+        iterator = iter(loader)
     try:
-        for batch in found:
+        for batch in iterator:
             if isinstance(batch, SohesError):
                 raise batch
             yield batch
     finally:
-        del found  # ends the workers, even where a traceback keeps this frame
+        del iterator  # ends the workers, even if a traceback keeps this frame
 
 
 def _start_worker(_number: int) -> None:

@@ -1,17 +1,21 @@
-"""The steps of a run of `sohes train`, each with what is due after it: log, validation, checkpoint, pictures.
+"""Optimizer steps of a run: take them; validate, log, draw and checkpoint on schedule.
 
-checkpoints/         step-NNNNNNNN.safetensors, all that a run needs to go on, the newest few
-model.safetensors    the model after the newest checkpoint: what `sohes segment` takes; in phase 3 also student.safetensors
-best.safetensors     the model of the checkpoint with the lowest validation loss, in phase 3 too that of the initial labels; if nothing is
-                     held out, with the lowest mean training loss in phase 2, and none in phase 3, whose loss changes its meaning
-pictures/            predictions on the same few photographs, or the teacher's labels of them, beside their labels
+checkpoints/         step-NNNNNNNN.safetensors, the whole state of a run, the newest few
+model.safetensors    the model after the newest checkpoint, for `sohes segment`; in phase 3 also student.safetensors
+best.safetensors     the model of the checkpoint with the lowest validation loss against the labels of phase 1; without
+                     held-out photographs, with the lowest mean training loss in phase 2, and none in phase 3, where
+                     losses of different steps are not comparable
+pictures/            predictions on a few fixed photographs, or the teacher's labels of them, beside their labels
 """
 
 from __future__ import annotations
 
 import math
+import time
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from accelerate.utils import gather_object
 
@@ -23,186 +27,179 @@ from sohes_cli.runs.files import write_atomically
 from sohes_cli.runs.interruption import StopRequest
 from sohes_cli.training.checkpoints import checkpoint_path, prune_checkpoints
 from sohes_cli.training.distribution import any_process, by_main
-from sohes_cli.training.report import Stopwatch, peak_memory_gib
+from sohes_cli.training.metrics import MetricsLog
+from sohes_cli.training.report import peak_memory_gib, shown_numbers, training_bar
 from sohes_cli.view.jpeg import jpeg_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
-    import numpy as np
     from accelerate import Accelerator
-    from numpy.typing import NDArray
 
     from sohes_cli.data.batch import Batch, Example
     from sohes_cli.data.examples import ValidationExamples
-    from sohes_cli.model.segmentation_model import EntityModel
-    from sohes_cli.training.config import TrainConfig
-    from sohes_cli.training.metrics import MetricsLog
-    from sohes_cli.training.report import Outcome, Progress
+    from sohes_cli.runs.progress import ProgressBar
+    from sohes_cli.training.phases import Trainee
+    from sohes_cli.training.report import TrainingOutcome
     from sohes_cli.training.run_folder import RunFolder
 
+__all__ = ["LoggedBatch", "StepLoop", "TrainLoop", "is_due", "run_loop", "take_steps"]
 
-__all__ = ["Loop", "Trainee", "is_due", "take_steps"]
-
-_CHECKED = "loss_validation"
+_VALIDATION_LOSS = "loss_validation"
 B = TypeVar("B")
 
 
-class Trainee(Protocol):
-    """What a run trains: `sohes_cli.training.learner.Learner` in phase 2, `sohes_cli.training.correction.Correction` in phase 3."""
+class LoggedBatch(Protocol):
+    """A batch with the messages of photographs that could not be read."""
 
     @property
-    def config(self) -> TrainConfig:
-        """The settings of the run."""
-        ...
-
-    @property
-    def accelerator(self) -> Accelerator:
-        """The process group and the device."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """`fp32`, `bf16` or `fp16`."""
-        ...
-
-    @property
-    def network(self) -> EntityModel:
-        """The model that the run is for."""
-        ...
-
-    @property
-    def models(self) -> dict[str, EntityModel]:
-        """All models to write, by the names of their files."""
-        ...
-
-    @property
-    def has_steady_loss(self) -> bool:
-        """Whether the losses of different steps measure the same, so that the best model can be told by them."""
-        ...
-
-    def step(self, batch: Batch, step: int, diagnosed: bool = False) -> dict[str, float]:
-        """Take an optimizer step with this process's part of a batch."""
-        ...
-
-    def measure(self, batch: Batch) -> dict[str, float]:
-        """The losses of a batch, without learning from it."""
-        ...
-
-    def draw(self, shown: ValidationExamples) -> NDArray[np.uint8] | None:
-        """A picture of photographs with what is found in them."""
-        ...
-
-    def notes(self, numbers: Mapping[str, float]) -> list[str]:
-        """What the user should know of the numbers of a step."""
-        ...
-
-    def save(self, path: Path, step: int, description: dict[str, Any], failed: Iterable[str] = ()) -> None:
-        """Write a checkpoint."""
-        ...
-
-    def load(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint; its description."""
-        ...
+    def errors(self) -> Sequence[str]: ...
 
 
-class Loop:
-    """See the module.
+L = TypeVar("L", bound=LoggedBatch)
+
+
+class StepLoop(ABC, Generic[L]):
+    """Steps of a run, each counted, shown, logged and saved on schedule.
 
     Args:
-        learner: what is trained.
-        run: where it is saved.
+        accelerator: process group and device.
+        every: steps from one log to the next, and from one checkpoint to the next.
+        run: the folder of the run.
         outcome: kept up to date.
-        progress: told of each step and failure.
-        log: where numbers go; None in a process that writes nothing.
-        validation: photographs that are measured, and not trained on.
+        bar: shows steps and failures.
+        log: written in the main process; None in the others.
+    """
+
+    logs_memory_of_cpu: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        every: tuple[int, int],
+        run: RunFolder,
+        outcome: TrainingOutcome,
+        bar: ProgressBar,
+        log: MetricsLog | None,
+    ) -> None:
+        self.accelerator, self._every = accelerator, every
+        self.run, self.outcome, self.bar, self.log = run, outcome, bar, log
+        self._start = time.perf_counter()
+
+    def take(self, batch: L) -> None:
+        """Take a step with a batch; log and save where that is due."""
+        outcome, step = self.outcome, self.outcome.done + 1
+        logged, saved = (is_due(step, outcome.steps, every) for every in self._every)
+        self.bar.fail(*outcome.add_failures(batch.errors))
+        outcome.numbers = self._step(batch, outcome.done, diagnosed=logged or saved)
+        outcome.done = step
+        outcome.numbers |= outcome.timed(time.perf_counter() - self._start)
+        device = self.accelerator.device
+        if self.logs_memory_of_cpu or device.type == "cuda":
+            outcome.numbers["memory_gib"] = peak_memory_gib(device)
+        self.bar.advance(outcome.batch_size, **shown_numbers(outcome.numbers))
+        self._before_log(saved)
+        if logged and self.log is not None:
+            self.log.write(step, outcome.numbers)
+        self._after_log(logged or saved)
+        if saved:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, all processes together, unless the last step has one."""
+        outcome = self.outcome
+        if outcome.saved != outcome.done:
+            outcome.add_failures(gather_object(list(outcome.failed)))
+            by_main(self.accelerator, self._write)
+            outcome.saved = outcome.done
+
+    @abstractmethod
+    def _step(self, batch: L, step: int, diagnosed: bool) -> dict[str, float]:
+        """Take optimizer step `step`, counted from 0; return losses and, if `diagnosed`, diagnostics."""
+
+    @abstractmethod
+    def _write(self) -> None:
+        """Write results and checkpoint; the main process alone."""
+
+    def _before_log(self, saved: bool) -> None:
+        """Add to the numbers of a step after which a checkpoint is due or not."""
+
+    def _after_log(self, diagnosed: bool) -> None:
+        """Judge the numbers of a step with or without diagnostics."""
+
+
+class TrainLoop(StepLoop["Batch"]):
+    """Steps of phase 2 or 3; see `StepLoop`.
+
+    Args:
+        validation: held-out photographs, which are measured.
         shown: photographs of the pictures.
-        best: the lowest loss of a checkpoint so far.
+        best: lowest loss of a checkpoint so far.
     """
 
     def __init__(
         self,
         learner: Trainee,
         run: RunFolder,
-        outcome: Outcome,
-        progress: Progress,
+        outcome: TrainingOutcome,
+        bar: ProgressBar,
         log: MetricsLog | None,
         validation: ValidationExamples,
         shown: ValidationExamples,
         best: float = math.inf,
     ) -> None:
-        self._learner, self._run, self._outcome, self._progress, self._log = learner, run, outcome, progress, log
-        self._validation, self._shown, self._best = validation, shown, best
+        every = learner.config.run.log_every, learner.config.run.checkpoint_every
+        super().__init__(learner.accelerator, every, run, outcome, bar, log)
+        self._learner, self._validation, self._shown, self._best = learner, validation, shown, best
         self._losses: list[float] = []  # since the last checkpoint
-        self._stopwatch = Stopwatch(outcome)
 
-    def take(self, batch: Batch) -> None:
-        """Take a step; measure, log, save and draw where that is due."""
-        outcome, config = self._outcome, self._learner.config.run
-        step = outcome.done + 1
-        logged, saved, drawn = (
-            is_due(step, outcome.steps, every)
-            for every in (config.log_every, config.checkpoint_every, config.picture_every)
-        )
-        self._progress.fail(batch.errors)
-        outcome.numbers = self._learner.step(batch, outcome.done, diagnosed=logged or saved)
-        self._losses.append(outcome.numbers["loss"])
-        outcome.done = step
-        outcome.numbers |= self._stopwatch.numbers() | {"memory_gib": peak_memory_gib(self._learner.accelerator.device)}
-        self._progress.step()
-        if self._log is not None:  # in one process
-            for note in self._learner.notes(outcome.numbers):
-                self._progress.note(note)
+    def _step(self, batch: Batch, step: int, diagnosed: bool) -> dict[str, float]:
+        numbers = self._learner.step(batch, step, diagnosed=diagnosed)
+        self._losses.append(numbers["loss"])
+        return numbers
+
+    def _before_log(self, saved: bool) -> None:
+        if self.log is not None:  # in one process
+            for note in self._learner.notes(self.outcome.numbers):
+                self.bar.note(note)
         if saved:
-            outcome.numbers |= self._validate()
-        if logged and self._log is not None:
-            self._log.write(step, outcome.numbers)
-        if drawn and self._log is not None:
-            self._draw(step)
-        if saved:
-            self.save()
+            self.outcome.numbers |= self._validate()
+
+    def _after_log(self, diagnosed: bool) -> None:  # noqa: ARG002
+        step = self.outcome.done
+        if self.log is not None and is_due(step, self.outcome.steps, self._learner.config.run.picture_every):
+            picture = self._learner.draw(self._shown)
+            if picture is not None:
+                write_atomically(self.run.path / "pictures" / f"step-{step:08d}.jpg", [jpeg_bytes(picture)])
+                self.log.picture(step, "predictions", picture)
 
     def save(self) -> None:
-        """Write a checkpoint, all processes together."""
-        outcome = self._outcome
-        if outcome.saved == outcome.done:
-            return
-        outcome.add_failures(gather_object(list(outcome.failed)))
-        by_main(self._learner.accelerator, self._write)
-        outcome.saved, self._losses = outcome.done, []
+        """Write a checkpoint, all processes together, unless the last step has one."""
+        super().save()
+        self._losses = []
 
     def _write(self) -> None:
-        """Write the best model, the model and the checkpoint, in this order: where the last is, the others are."""
-        learner, outcome, path = self._learner, self._outcome, self._run.path
-        described = self._described()
+        """Write best model, models and checkpoint in this order: a checkpoint is never newer than its models."""
+        learner, outcome, path = self._learner, self.outcome, self.run.path
+        kept = {name: self.run.description[name] for name in ("config", "versions", "labels_sha256", "photographs")}
+        description = {**kept, "step": outcome.done, "image_size": learner.config.data.image_size}
         trained = fmean(self._losses) if self._losses and learner.has_steady_loss else math.inf
-        loss = outcome.numbers.get(_CHECKED, trained)
+        loss = outcome.numbers.get(_VALIDATION_LOSS, trained)
         if loss < self._best:
             self._best = loss
-            save_model(path / BEST_NAME, learner.network, {**described, "loss": loss})
+            save_model(path / BEST_NAME, learner.network, {**description, "loss": loss})
         for name, model in learner.models.items():
-            save_model(path / name, model, described)
-        best = self._best if math.isfinite(self._best) else None
-        learner.save(
-            checkpoint_path(self._run.checkpoints, outcome.done),
-            outcome.done,
-            {**described, "best": best},
-            outcome.failed,
-        )
-        prune_checkpoints(self._run.checkpoints, learner.config.run.keep)
-
-    def _described(self) -> dict[str, Any]:
-        """What travels with every file: settings, versions and the hash of the labels."""
-        there = self._run.description
-        kept = {name: there[name] for name in ("config", "versions", "labels_sha256", "photographs")}
-        return {**kept, "step": self._outcome.done, "image_size": self._learner.config.data.image_size}
+            save_model(path / name, model, description)
+        description["best"] = self._best if math.isfinite(self._best) else None
+        checkpoint = checkpoint_path(self.run.checkpoints, outcome.done)
+        learner.save(checkpoint, outcome.done, description, outcome.failed)
+        prune_checkpoints(self.run.checkpoints, learner.config.run.keep)
 
     def _validate(self) -> dict[str, float]:
-        """Mean losses over the photographs that are held out, each process measuring its part; nothing if there are none."""
-        accelerator = self._learner.accelerator
-        share = max(1, self._outcome.batch_size // accelerator.num_processes)
+        """Compute mean losses over the held-out photographs, which the processes share; empty without any."""
+        accelerator = self.accelerator
+        share = max(1, self.outcome.batch_size // accelerator.num_processes)
         mine = range(accelerator.process_index, len(self._validation), accelerator.num_processes)
         measured: list[tuple[int, dict[str, float]]] = []
         for start in range(0, len(mine), share):
@@ -223,20 +220,31 @@ class Loop:
             try:
                 examples.append(self._validation[i])
             except SohesError as error:
-                self._progress.fail([str(error)])
+                self.bar.fail(*self.outcome.add_failures([str(error)]))
         return examples
-
-    def _draw(self, step: int) -> None:
-        """Write predictions as a picture, and give it to TensorBoard."""
-        picture = self._learner.draw(self._shown)
-        if picture is not None and self._log is not None:
-            write_atomically(self._run.path / "pictures" / f"step-{step:08d}.jpg", [jpeg_bytes(picture)])
-            self._log.picture(step, "predictions", picture)
 
 
 def is_due(step: int, steps: int, every: int) -> bool:
-    """Whether what is done every so many steps, and after the last one, is done after `step` of `steps`."""
+    """Return True after every so many steps, and after the last of `steps`."""
     return step == steps or step % every == 0
+
+
+def run_loop(
+    accelerator: Accelerator,
+    run: RunFolder,
+    outcome: TrainingOutcome,
+    make_loop: Callable[[ProgressBar, MetricsLog | None], StepLoop[L]],
+    batches: AbstractContextManager[Iterator[L]],
+    failed: Iterable[str] = (),
+) -> None:
+    """Take the steps of a run that are left, with a bar, on which photographs `failed` before come first, and logs."""
+    main = accelerator.is_main_process
+    with training_bar(outcome, main) as bar:
+        bar.fail(*outcome.add_failures(failed))
+        if not outcome.finished:
+            with MetricsLog(run.path, outcome.done) if main else nullcontext() as log:
+                loop = make_loop(bar, log)
+                take_steps(batches, loop.take, loop.save, accelerator)
 
 
 def take_steps(
@@ -245,16 +253,9 @@ def take_steps(
     save: Callable[[], object],
     accelerator: Accelerator,
 ) -> None:
-    """Take a step with each batch; after a signal to any of the processes save and stop, after a second one stop at once.
+    """Take a step with each batch; save and stop after a signal to any process, stop at once after a second one.
 
-    Args:
-        batches: those of the steps that are left, from `sohes_cli.training.loading.open_batches`; opened here.
-        take: takes a step.
-        save: writes what a later run needs to go on; called by all processes together.
-        accelerator: the process group.
-
-    Raises:
-        SohesError: whatever `take`, `save` and the batches raise.
+    All processes call `save` together; the batches are opened here.
     """
     with StopRequest("Stopping after this step; Ctrl-C again stops at once.") as stop:
         try:

@@ -1,4 +1,4 @@
-"""Logs of a run: one JSON object a line, and the same numbers for TensorBoard, both cut back to the step at which a run resumes."""
+"""Metrics of a run: one JSON object a line, and the same for TensorBoard, both truncated when a run resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from sohes_cli.runs.files import write_atomically
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-    from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
@@ -26,11 +25,11 @@ BOARD_NAME = "tensorboard"
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl` and the folder `tensorboard` of a run.
+    """Writer of `metrics.jsonl` and the folder `tensorboard` of a run.
 
     Args:
         folder: of the run.
-        step: at which the run begins; older lines stay, those of later steps, which will come again, are removed.
+        step: at which the run starts; lines of later steps are removed, because these steps are repeated.
 
     Raises:
         StoreError: if the disk is full or not writable.
@@ -43,13 +42,11 @@ class MetricsLog:
         kept = [json.dumps(line) + "\n" for line in read_metrics(folder) if line["step"] <= step]
         write_atomically(self._path, [line.encode() for line in kept])
         with self._storing():
-            self._file = self._path.open(
-                "ab", buffering=0
-            )  # whole lines at once, and nothing left to fail when it is closed
+            self._file = self._path.open("ab", buffering=0)  # writes whole lines, and closing cannot fail
             self._board: SummaryWriter = SummaryWriter(str(folder / BOARD_NAME), purge_step=step + 1)
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Write the numbers of a step; one that is not finite is null in JSON, and no point in TensorBoard.
+        """Write the metrics of a step; a number that is not finite is null in JSON and left out of TensorBoard.
 
         Raises:
             StoreError: if the disk is full or not writable.
@@ -62,7 +59,7 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
 
     def picture(self, step: int, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Show a picture of a step in TensorBoard, RGB [H, W, 3]."""
+        """Write a picture of a step to TensorBoard, RGB uint8 [H, W, 3]."""
         self._board.add_image(name, pixels, step, dataformats="HWC")
 
     @contextmanager
@@ -76,17 +73,14 @@ class MetricsLog:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._file.close()
         self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, none if there is no such file; what a crash cut off or garbled is left out."""
-    lines = []
-    path = folder / METRICS_NAME
+    """Read the lines of a run's `metrics.jsonl`, none if it is missing; lines damaged by a crash are left out."""
+    path, lines = folder / METRICS_NAME, []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)

@@ -1,9 +1,9 @@
-"""A teacher as the exponential moving average of a student, and how far the two are apart.
+"""Teacher as the exponential moving average (EMA) of a student, and the distance between both.
 
     teacher = decay * teacher + (1 - decay) * student
 
-after every optimizer step, for parameters and for statistics such as those of batch norms; what counts or indexes is copied.
-Both stay float32 whatever the precision of a step, since what a step adds is far below the resolution of 16 bits.
+after each optimizer step, for parameters and floating-point buffers (batch norm statistics); other buffers are copied.
+Both stay float32 whatever the precision of a step, because an update is far below the resolution of 16 bits.
 
 Source: Tarvainen and Valpola 2017 (Mean Teacher).
 """
@@ -23,15 +23,10 @@ __all__ = ["relative_distance", "update_teacher"]
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None:
-    """Move the teacher towards the student.
-
-    Args:
-        teacher: has the parts of the student.
-        student: what was trained.
-        decay: share of the old teacher, in [0, 1].
+    """Move the teacher towards a student of the same architecture, with `decay` in [0, 1].
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the decay is out of range.
     """
     if not 0 <= decay <= 1:
         raise ValueError(f"a decay must be in [0, 1], not {decay}")
@@ -48,7 +43,7 @@ def update_teacher(teacher: nn.Module, student: nn.Module, decay: float) -> None
 
 @torch.no_grad()
 def relative_distance(teacher: nn.Module, student: nn.Module) -> Tensor:
-    """The norm of the difference of their parameters over that of the student's."""
+    """Compute |teacher - student| / |student|, the norms over all parameters."""
     pairs = zip(teacher.parameters(), student.parameters(), strict=True)
     squares = [torch.stack([(old - new).square().sum(), new.square().sum()]) for old, new in pairs]
     norms = torch.stack(squares).sum(0).sqrt()

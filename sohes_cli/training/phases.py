@@ -1,9 +1,9 @@
-"""The two phases of `sohes train`: what is trained in each, and what tells their runs apart."""
+"""The two phases of `sohes train`: trained models, settings and run folders of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sohes_cli.model.files import BEST_NAME
 from sohes_cli.model.location import MODEL_NAME
@@ -17,23 +17,20 @@ from sohes_cli.training.run_folder import RunKind
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sohes_cli.training.loop import Trainee
+__all__ = ["CORRECT", "INSTRUCT", "PHASES", "Phase", "Trainee", "make_trainee", "phase_of"]
 
-__all__ = ["CORRECT", "INSTRUCT", "PHASES", "Phase", "make_trainee", "phase_of"]
-
-_INPUTS = {"labels": "labels_sha256", "initial weights": "start_sha256"}
-_FREE = ("run.log_every", "run.checkpoint_every", "run.picture_every", "run.keep")
-_FOLDERS = {"pictures": "step-*.jpg"}
+Trainee: TypeAlias = Learner | Correction
+"""Models and optimizer of a run of phase 2 or 3."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a phase writes and shows.
+    """Runs, settings and output of a phase.
 
     Args:
-        kind: of its runs.
-        config: the class of its settings.
-        shown: numbers that are printed at the end.
+        kind: properties of its runs.
+        config: class of its settings.
+        shown: names of the numbers that are printed at the end.
     """
 
     kind: RunKind
@@ -41,53 +38,33 @@ class Phase:
     shown: tuple[str, ...]
 
 
-INSTRUCT = Phase(
-    RunKind(
-        "sohes train --phase instruct",
-        "sohes-instruct",
-        _INPUTS,
-        _FREE,
-        (MODEL_NAME, BEST_NAME),
-        _FOLDERS,
-        to_plain(TrainConfig()),
-    ),
-    TrainConfig,
-    ("loss", "loss_validation", "ancestor_accuracy", "images_per_second"),
-)
+def _phase(name: str, config: type[TrainConfig], outputs: tuple[str, ...], shown: tuple[str, ...]) -> Phase:
+    kind = RunKind(
+        f"sohes train --phase {name}",
+        f"sohes-{name}",
+        inputs={"labels": "labels_sha256", "initial weights": "start_sha256"},
+        free=("run.log_every", "run.checkpoint_every", "run.picture_every", "run.keep"),
+        outputs=(MODEL_NAME, *outputs, BEST_NAME),
+        folders={"pictures": r"step-.*\.jpg"},
+        defaults=to_plain(config()),
+    )
+    return Phase(kind, config, ("loss", "loss_validation", *shown, "images_per_second"))
+
+
+INSTRUCT = _phase("instruct", TrainConfig, (), ("ancestor_accuracy",))
 """Phase 2: a model learns from the labels of phase 1."""
 
-CORRECT = Phase(
-    RunKind(
-        "sohes train --phase correct",
-        "sohes-correct",
-        _INPUTS,
-        _FREE,
-        (MODEL_NAME, STUDENT_NAME, BEST_NAME),
-        _FOLDERS,
-        to_plain(CorrectConfig()),
-    ),
-    CorrectConfig,
-    ("loss", "loss_validation", "teacher_labels", "teacher_new", "initial_rejected", "images_per_second"),
-)
-"""Phase 3: teacher and student go on from it."""
+CORRECT = _phase("correct", CorrectConfig, (STUDENT_NAME,), ("teacher_labels", "teacher_new", "initial_rejected"))
+"""Phase 3: a teacher and its student continue from the model of phase 2."""
 
 PHASES = {"instruct": INSTRUCT, "correct": CORRECT}
 
 
 def phase_of(config: TrainConfig) -> Phase:
-    """The phase that settings are of."""
+    """Return the phase of settings."""
     return CORRECT if isinstance(config, CorrectConfig) else INSTRUCT
 
 
 def make_trainee(config: TrainConfig, device: str, init: Path | None) -> Trainee:
-    """What is trained with these settings.
-
-    Args:
-        config: the settings.
-        device: `cpu`, or `auto` for what Accelerate finds.
-        init: the model to start from; see `Learner`.
-
-    Raises:
-        SohesError: see `Learner`.
-    """
+    """Build the models and the optimizer of a run; see `Learner` for the arguments and the errors."""
     return Correction(config, device, init) if isinstance(config, CorrectConfig) else Learner(config, device, init)

@@ -1,4 +1,4 @@
-"""A picture of a run: a few photographs, each beside its labels and beside what is found at this step."""
+"""Picture of a run: photographs, each beside its labels and the predictions of a step."""
 
 from __future__ import annotations
 
@@ -31,17 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_beside_labels", "labels_of", "predicted_labels"]
 
-_MASKS = 60
-_LEAST_SCORE = 0.3
-_SIDE = 256  # of a photograph in the picture
+_MAX_MASKS = 60
+_MIN_SCORE = 0.3
+_SIDE = 256  # of a photograph in the picture, in pixels
 
 
-def draw_beside_labels(shown: ValidationExamples, found: Callable[[Example], LabelRecord]) -> NDArray[np.uint8] | None:
-    """Draw a row for each photograph: itself, its labels, and what is found in it.
-
-    Args:
-        shown: the photographs.
-        found: finds masks in a photograph, best first.
+def draw_beside_labels(
+    shown: ValidationExamples, predict: Callable[[Example], LabelRecord]
+) -> NDArray[np.uint8] | None:
+    """Draw a row per photograph: the photograph, its labels and its predictions.
 
     Returns:
         RGB, uint8 [H, W, 3]; None if no photograph can be read.
@@ -50,34 +48,27 @@ def draw_beside_labels(shown: ValidationExamples, found: Callable[[Example], Lab
     for i in range(len(shown)):
         try:
             example = shown[i]
-        except SohesError:  # it is reported where it is trained on
+        except SohesError:  # reported where it is trained on
             continue
         pixels = example.pixels.numpy()
-        pictures = (pixels, overlay(pixels, labels_of(example), _MASKS), overlay(pixels, found(example), _MASKS))
-        rows.append(np.concatenate([_fitted(picture) for picture in pictures], axis=1))
+        overlays = [overlay(pixels, record, _MAX_MASKS) for record in (labels_of(example), predict(example))]
+        rows.append(np.concatenate([_fit(picture) for picture in (pixels, *overlays)], axis=1))
     return np.concatenate(rows) if rows else None
 
 
 def predicted_labels(
     predict: Callable[..., Output], network: EntityModel, device: torch.device, example: Example
 ) -> LabelRecord:
-    """The masks of which a model is sure, with the forest of its ancestor head.
-
-    Args:
-        predict: asks the model, see `Learner.predict`.
-        network: the model, for its ancestor head.
-        device: of both.
-        example: a photograph.
-    """
+    """Predict the confident masks of a photograph by `Learner.predict`, and their forest by the ancestor head."""
     batch = collate([example], STRIDE).to(device)
     output, size = predict(batch.pixels, batch.sizes), batch.sizes[0]
-    found = find_masks(output, 0, size, size, SegmentConfig(min_score=_LEAST_SCORE))
+    found = find_masks(output, 0, size, size, SegmentConfig(min_score=_MIN_SCORE))
     probabilities = ancestor_probabilities(network.ancestor_head, output, 0, found.queries)
     return label_record(example.name, *size, found.masks, found.scores, head_forest(probabilities, found.masks))
 
 
 def labels_of(example: Example) -> LabelRecord:
-    """The labels of an example, all of one score."""
+    """Convert the labels of an example to a record, with score 1 for all."""
     height, width = example.pixels.shape[:2]
     bits = np.unpackbits(example.masks.numpy(), axis=1, count=height * width, bitorder="little")
     masks = PackedMasks.from_masks(bits.reshape(-1, width, height).transpose(0, 2, 1).astype(bool))
@@ -85,8 +76,8 @@ def labels_of(example: Example) -> LabelRecord:
     return label_record(example.name, height, width, masks, np.ones(len(masks)), forest)
 
 
-def _fitted(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture scaled into a square, white around it."""
+def _fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Scale a picture [H, W, 3] to fit a white square."""
     scale = _SIDE / max(pixels.shape[:2])
     size = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
     square = np.full((_SIDE, _SIDE, 3), 255, np.uint8)

@@ -1,11 +1,11 @@
-"""Masks at single points: which points, what a label says there, and what a predicted mask says there.
+"""Masks at single points: point coordinates, and the values of labels and predicted masks there.
 
-Points are (x, y) relative to an image's own size, (0, 0) its upper left and (1, 1) its lower right corner, so they mean the same in a
-label of H x W pixels and in a map at stride 4. Predicted maps lie in a canvas that may be larger than the image; only the cells that
-belong to the image are read, and its last row and column are repeated beyond, so what an image is batched with changes nothing.
+Points are (x, y) relative to the image, (0, 0) its upper left and (1, 1) its lower right corner, so they mean the same
+in a label of H x W pixels and in a map at stride 4. Predicted maps belong to a padded canvas; only the image's own
+cells are read, and their border repeats beyond them, so results do not depend on the rest of the batch.
 
-Source: Kirillov et al. 2020, PointRend; Cheng et al. 2022, Mask2Former. They read maps bilinearly, and labels too; labels are read
-at the nearest pixel here, so that bits suffice.
+Source: Kirillov et al. 2020, PointRend; Cheng et al. 2022, Mask2Former. Both sample maps and labels bilinearly; here
+labels are sampled at the nearest pixel, so that packed bits suffice.
 """
 
 from __future__ import annotations
@@ -24,90 +24,79 @@ __all__ = ["draw_points", "image_cells", "sample_bits", "sample_maps", "uncertai
 
 
 def draw_points(masks: int, count: int, generator: torch.Generator) -> Tensor:
-    """Uniform points of each mask, float32 [masks, count, 2] on the generator's device."""
+    """Draw uniform points for each mask, float32 [masks, count, 2] on the generator's device."""
     return torch.rand(masks, count, 2, generator=generator, device=generator.device)
 
 
 def image_cells(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The part of maps [..., h, w] at stride 4 that belongs to an image.
-
-    Args:
-        maps: of a canvas in whose upper left corner the image lies.
-        size: (height, width) of the image in pixels.
+    """Crop maps [..., h, w] at stride 4 to an image of `size` (height, width) in the upper left corner of the canvas.
 
     Returns:
-        A view of the first ceil(height / 32) * 8 rows and ceil(width / 32) * 8 columns: the network takes an image to fill whole
-        cells of its coarsest map.
+        View of the first ceil(height / 32) * 8 rows and ceil(width / 32) * 8 columns: the network pads an image to
+        whole cells of its coarsest map.
     """
     rows, columns = _cells(size)
     return maps[..., :rows, :columns]
 
 
-def sample_bits(bits: Tensor, height: int, width: int, points: Tensor, rows: Tensor | None = None) -> Tensor:
-    """What packed masks say at the pixels in which points lie.
+def sample_bits(bits: Tensor, height: int, width: int, point_coords: Tensor, rows: Tensor | None = None) -> Tensor:
+    """Sample packed masks at the pixels that contain the points.
 
     Args:
         bits: uint8 [N, ceil(height * width / 8)], pixels column by column as in `sohes_cli.data.batch`.
         height: of the masks.
         width: of the masks.
-        points: [M, K, 2], or [1, K, 2] for the same points in all.
-        rows: which masks are read, int64 [M] on the device of `bits`; None for each once.
+        point_coords: [M, K, 2], or [1, K, 2] for the same points in all masks.
+        rows: masks to sample, int64 [M] on the device of `bits`; None for each once.
 
     Returns:
         0 or 1, float32 [M, K].
     """
-    column, row = ((points[..., i] * side).long().clamp_(0, side - 1) for i, side in enumerate((width, height)))
+    column, row = ((point_coords[..., i] * side).long().clamp_(0, side - 1) for i, side in enumerate((width, height)))
     pixel = column * height + row
     if rows is None:
         rows = torch.arange(len(bits), device=bits.device)
-    found = bits[rows[:, None], pixel >> 3]
-    return ((found >> (pixel & 7).to(torch.uint8)) & 1).float()
+    sampled = bits[rows[:, None], pixel >> 3]
+    return ((sampled >> (pixel & 7).to(torch.uint8)) & 1).float()
 
 
-def sample_maps(maps: Tensor, size: tuple[int, int], points: Tensor) -> Tensor:
-    """Maps of an image between their cells, bilinearly.
+def sample_maps(maps: Tensor, size: tuple[int, int], point_coords: Tensor) -> Tensor:
+    """Sample maps of an image bilinearly.
 
     Args:
         maps: the image's own cells at stride 4 (see `image_cells`), float [N, h, w].
         size: (height, width) of the image in pixels.
-        points: [N, K, 2], or [1, K, 2] for the same points in all maps.
+        point_coords: [N, K, 2], or [1, K, 2] for the same points in all maps.
 
     Returns:
-        [N, K], of the type of the maps.
+        [N, K], of the dtype of the maps.
 
     Raises:
         ValueError: if the maps are not the image's own cells.
     """
-    if maps.shape[1:] != _cells(size):
-        raise ValueError(
-            f"maps of an image of {size[0]} x {size[1]} pixels must have {_cells(size)} cells, not {tuple(maps.shape[1:])}"
-        )
-    height, width = (cells * MASK_STRIDE for cells in _cells(size))
-    covered = (size[1] / width, size[0] / height)
-    grid = torch.stack([points[..., i].to(maps.dtype) * (2 * share) - 1 for i, share in enumerate(covered)], -1)
-    if len(points) == 1:  # one image of N channels instead of N images
-        found = functional.grid_sample(
-            maps[None], grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
-        )
-        return found[0, :, 0]
-    found = functional.grid_sample(
-        maps[:, None], grid[:, None], mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return found[:, 0, 0]
+    cells = _cells(size)
+    if maps.shape[1:] != cells:
+        image = f"an image of {size[0]} x {size[1]} pixels"
+        raise ValueError(f"maps of {image} must have {cells} cells, not {tuple(maps.shape[1:])}")
+    extent = [side / (count * MASK_STRIDE) for side, count in zip(size[::-1], cells[::-1], strict=True)]  # of the cells
+    grid = torch.stack([point_coords[..., i].to(maps.dtype) * (2 * share) - 1 for i, share in enumerate(extent)], -1)
+    images = maps[None] if len(point_coords) == 1 else maps[:, None]  # one image of N channels, or N images
+    sampled = functional.grid_sample(images, grid[:, None], mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled.flatten(0, 2)
 
 
 @torch.no_grad()
 def uncertain_points(
     maps: Tensor, size: tuple[int, int], count: int, oversample: float, importance: float, generator: torch.Generator
 ) -> Tensor:
-    """Points of each mask, most of them where it is least certain, which is along its edge.
+    """Draw points of each mask, most of them where the mask is least certain, along its boundary.
 
     Args:
         maps: mask logits in the image's own cells at stride 4, float [N, h, w].
         size: (height, width) of the image in pixels.
         count: K.
-        oversample: times K points are drawn uniformly, at least 1.
-        importance: share of the K points that are the drawn ones of smallest |logit|; the others are uniform.
+        oversample: candidates per point, at least 1.
+        importance: share of the K points that are the candidates of smallest |logit|; the others are uniform.
         generator: on the device of the maps.
 
     Returns:
@@ -118,12 +107,12 @@ def uncertain_points(
     candidates = draw_points(len(maps), int(oversample * count), generator)
     certainties = sample_maps(maps, size, candidates).abs() if len(maps) else maps.new_zeros(candidates.shape[:2])
     chosen = certainties.topk(int(importance * count), largest=False, sorted=False).indices
-    taken = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    return torch.cat([taken, draw_points(len(maps), count - taken.shape[1], generator)], 1)
+    important = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    return torch.cat([important, draw_points(len(maps), count - important.shape[1], generator)], 1)
 
 
 def widened(values: Tensor) -> Tensor:
-    """Values in float32 at least: what is narrower for autocast is widened, float64 stays."""
+    """Cast 16-bit values of autocast to float32; float32 and float64 stay."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -1,22 +1,21 @@
-"""The folder of a run of training: what made it, its checkpoints, its logs and the files that come out.
+"""The folder of a training run: its origin, checkpoints, logs and results.
 
 run.json        settings, inputs and versions; a second run continues only with the same
 checkpoints/    step-NNNNNNNN.safetensors, the newest few
 metrics.jsonl   losses, schedules and diagnostics; the same in tensorboard/
 
-What else is in it, and what a checkpoint holds, is the business of each command.
+Further files, and the content of a checkpoint, belong to each command.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.runs.files import is_leftover, write_atomically
+from sohes_cli.runs.folder import FolderMarker, differences, flattened, holds_files, refuse_file, remove_files
 from sohes_cli.training.checkpoints import latest_checkpoint
 from sohes_cli.training.metrics import BOARD_NAME, METRICS_NAME
 
@@ -24,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["RUN_NAME", "RunFolder", "RunKind", "is_run_of", "read_run"]
+__all__ = ["RUN_NAME", "RunFolder", "RunKind", "changed_settings", "read_run"]
 
 RUN_NAME = "run.json"
-_FORMAT_VERSION = 1
 _CHECKPOINTS = "checkpoints"
 _PACKAGES = ("sohes", "torch", "timm", "accelerate", "numpy", "opencv-python-headless", "pillow")
 _SHOWN_SETTINGS = 5
@@ -36,17 +34,17 @@ _SHOWN_DIGITS = 12  # of a hash
 
 @dataclass(frozen=True)
 class RunKind:
-    """What tells the runs of one command from those of another.
+    """Properties of the runs of one command.
 
     Args:
-        command: that makes them, as in `sohes pretrain`, for messages.
-        format: of their `run.json`.
-        inputs: what they learn from, in a word for messages, and the entry of `run.json` that tells one from another; messages show the
-            entry of the name of the word, such as a count, where it differs.
-        free: settings (GROUP.NAME) that decide nothing of the weights and may change.
-        outputs: names of files that they write beside the common ones, removed by `--overwrite`.
-        folders: folders of such files, by name, with the pattern of those files.
-        defaults: settings by group, as `to_plain` gives them: what the run of an older version did that does not name one yet.
+        command: the command, as in `sohes pretrain`, for messages.
+        format: entry `format` of `run.json`.
+        inputs: entry of `run.json` that identifies each input, by the input's noun in messages; these show the entry of
+            the noun itself, such as a count, where it differs.
+        free: settings (GROUP.NAME) without effect on the weights, which may change.
+        outputs: names of result files beside the common ones, removed by `--overwrite`.
+        folders: further folders by name, with a regular expression of their files.
+        defaults: settings by group, from `to_plain`, for those that the run of an older version does not name.
     """
 
     command: str
@@ -57,35 +55,35 @@ class RunKind:
     folders: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def marker(self) -> FolderMarker:
+        """The marker file of these runs."""
+        return FolderMarker(
+            RUN_NAME,
+            self.format,
+            1,
+            f"run of {self.command}",
+            damaged="Mend it, choose another --out, or pass --overwrite.",
+            foreign="Choose another --out, or the --phase that made it.",
+        )
+
     def describe(
         self, config: Mapping[str, Mapping[str, Any]], inputs: Mapping[str, Any], *packages: str
     ) -> dict[str, Any]:
-        """The content of `run.json`: format, inputs, settings and the versions of packages.
+        """Return the content of `run.json`: format, inputs, settings and the versions of packages.
 
         Args:
-            config: from `to_plain`, with what `auto` turned out to mean.
-            inputs: entries that tell the inputs, ready for JSON.
+            config: from `to_plain`, with `auto` resolved.
+            inputs: entries that identify the inputs, ready for JSON.
             packages: whose versions matter beside those that all training needs.
         """
         versions = {name: version(name) for name in (*_PACKAGES, *packages)}
-        return {
-            "format": self.format,
-            "format_version": _FORMAT_VERSION,
-            **inputs,
-            "config": config,
-            "versions": versions,
-        }
+        return {**self.marker.head, **inputs, "config": config, "versions": versions}
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run.
-
-    Args:
-        path: the folder.
-        kind: what its command writes.
-        description: what this run is: the content of `run.json`, from `RunKind.describe`.
-    """
+    """The files of one run below `path`; `description` is the content of `run.json`, from `RunKind.describe`."""
 
     path: Path
     kind: RunKind
@@ -97,132 +95,83 @@ class RunFolder:
         return self.path / _CHECKPOINTS
 
     def begin(self, overwrite: bool = False) -> None:
-        """Make the folder, or see that the run which is there is the same; the main process alone.
+        """Make the folder, or check that it holds the same run; the main process alone.
 
-        A run without a checkpoint is begun anew, with whatever settings: the first try may have asked for too much memory.
+        A run without a checkpoint begins anew with any settings: its first try may have run out of memory.
 
         Args:
-            overwrite: remove what an older run left.
+            overwrite: remove the files of an older run.
 
         Raises:
             UsageError: if the folder holds a run with other settings or inputs, or other files.
             StoreError: if it cannot be read or written.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UsageError(f"--out {self.path} is a file.", "Name a folder, which need not exist.")
-        removed = overwrite and _remove_run(self.path, self.kind)
+        refuse_file("--out", self.path, "Name a folder, which need not exist.")
+        removed = overwrite and self._remove()
         there = read_run(self.path, self.kind)
         if there is not None and self.latest() is not None:
-            _require_same(self.path, self.kind, there, self.description)
+            self._require_same(there)
             return
-        if there is None and not removed and _holds_files(self.path):
-            raise UsageError(
-                f"--out {self.path} holds other files, but no run of {self.kind.command}.",
-                "Choose another folder or empty it.",
-            )
-        write_atomically(self.path / RUN_NAME, [json.dumps(self.description, indent=2).encode(), b"\n"])
+        if there is None and not removed and holds_files(self.path):
+            message = f"--out {self.path} holds other files, but no run of {self.kind.command}."
+            raise UsageError(message, "Choose another folder or empty it.")
+        self.kind.marker.write(self.path, self.description)
 
     def latest(self) -> Path | None:
-        """The newest checkpoint, or None."""
+        """Return the newest checkpoint, or None."""
         return latest_checkpoint(self.checkpoints)
+
+    def _require_same(self, there: dict[str, Any]) -> None:
+        kind, now, nouns = self.kind, self.description, " and ".join(self.kind.inputs)
+        hint = f"Give the same settings and {nouns} to continue it, another --out, or --overwrite to begin anew."
+        changed = changed_settings(kind, there["config"], now["config"])
+        if changed:
+            shown = ", ".join(changed[:_SHOWN_SETTINGS])
+            raise UsageError(f"--out {self.path} holds a run with other settings: {shown}.", hint)
+        others = [_difference(noun, key, there, now) for noun, key in kind.inputs.items() if there.get(key) != now[key]]
+        if others:
+            raise UsageError(f"--out {self.path} holds a run on {' and '.join(others)}.", hint)
+
+    def _remove(self) -> bool:
+        """Remove the files that a run writes, and nothing else; return False if there is no run."""
+        if _read(self.path, self.kind, damaged=True) is None:
+            return False
+        common = {_CHECKPOINTS: r"step-.*\.safetensors", BOARD_NAME: r"events\.out\.tfevents\..*"}
+        for name, pattern in {**common, **self.kind.folders}.items():
+            remove_files(self.path / name, pattern)
+        remove_files(self.path, "|".join(map(re.escape, (*self.kind.outputs, METRICS_NAME))))
+        (self.path / RUN_NAME).unlink()  # last, as it marks the others as files of a run
+        return True
 
 
 def read_run(path: Path, kind: RunKind) -> dict[str, Any] | None:
-    """What made the run in a folder: the content of its `run.json`, None if it has none.
+    """Read `run.json` of a folder; None without one.
 
     Raises:
         StoreError: if it cannot be read, is damaged, or is of another command.
     """
-    return _read(path / RUN_NAME, kind)
+    return _read(path, kind)
 
 
-def is_run_of(path: Path, kind: RunKind) -> bool:
-    """Whether a folder holds a run of this kind; false if it holds none, or what it holds cannot be told."""
-    try:
-        there = json.loads((path / RUN_NAME).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(there, dict) and there.get("format") == kind.format
+def _read(path: Path, kind: RunKind, *, damaged: bool = False) -> dict[str, Any] | None:
+    there = kind.marker.read(path, damaged=damaged)
+    if there and not isinstance(there.get("config"), dict):
+        raise StoreError(f"{path / RUN_NAME} is damaged: it has no settings.", kind.marker.foreign)
+    return there
 
 
-def _read(file: Path, kind: RunKind, to_remove: bool = False) -> dict[str, Any] | None:
-    """As `read_run`, but nothing of a damaged one that is to be removed."""
-    try:
-        there = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise StoreError(
-            f"{file} cannot be read: {error.strerror}.", "Make it readable, or choose another --out."
-        ) from error
-    except ValueError as error:
-        if to_remove:
-            return {}
-        raise StoreError(
-            f"{file} is damaged: {error}.", "Mend it, choose another --out, or pass --overwrite."
-        ) from error
-    known = (
-        isinstance(there, dict)
-        and there.get("format") == kind.format
-        and there.get("format_version") == _FORMAT_VERSION
-    )
-    if not known or not isinstance(there.get("config"), dict):
-        raise StoreError(
-            f"{file} is not that of a run of {kind.command}.", "Choose another --out, or the --phase that made it."
-        )
-    return dict(there)
+def changed_settings(kind: RunKind, there: Mapping[str, Any], now: Mapping[str, Any], *free: str) -> list[str]:
+    """List the `differences` between the settings of a run and those of now, but for free ones (GROUP.NAME).
+
+    A setting that the run does not name had its default; one that only the run names does not count.
+    """
+    before, wanted = flattened(kind.defaults) | flattened(there), flattened(now)
+    names = [name for name in wanted if name not in (*kind.free, *free)]
+    return differences({n: before[n] for n in names if n in before}, {n: wanted[n] for n in names})
 
 
-def _require_same(path: Path, kind: RunKind, there: dict[str, Any], now: dict[str, Any]) -> None:
-    inputs = " and ".join(kind.inputs)
-    hint = f"Give the same settings and {inputs} to continue it, another --out, or --overwrite to begin anew."
-    before, wanted = _flat(kind.defaults) | _flat(there["config"]), _flat(now["config"])
-    changed = [name for name in wanted if name not in kind.free and before.get(name) != wanted[name]]
-    if changed:
-        shown = ", ".join(
-            f"{name} ({before.get(name)} there, {wanted[name]} now)" for name in changed[:_SHOWN_SETTINGS]
-        )
-        raise UsageError(f"--out {path} holds a run with other settings: {shown}.", hint)
-    others = [_difference(word, key, there, now) for word, key in kind.inputs.items() if there.get(key) != now[key]]
-    if others:
-        raise UsageError(f"--out {path} holds a run on {' and '.join(others)}.", hint)
-
-
-def _difference(word: str, key: str, there: dict[str, Any], now: dict[str, Any]) -> str:
-    """How an input differs: in what people call it or how many there are, or else in the beginning of its hash."""
-    shown, digits = (word, None) if there.get(word) != now.get(word) else (key, _SHOWN_DIGITS)
+def _difference(noun: str, key: str, there: dict[str, Any], now: dict[str, Any]) -> str:
+    """Describe how an input differs: in its entry for messages, or else in the first digits of its hash."""
+    shown, digits = (noun, None) if there.get(noun) != now.get(noun) else (key, _SHOWN_DIGITS)
     before, after = (str(description.get(shown))[:digits] or "none" for description in (there, now))
-    return f"other {word} ({before} there, {after} now)"
-
-
-def _flat(config: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{group}.{name}": value for group, values in config.items() for name, value in values.items()}
-
-
-def _holds_files(path: Path) -> bool:
-    return path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
-
-
-def _remove_run(path: Path, kind: RunKind) -> bool:
-    """Remove the files that a run writes, and nothing else; whether there was a run."""
-    if _read(path / RUN_NAME, kind, to_remove=True) is None:
-        return False
-    for name, pattern in {
-        _CHECKPOINTS: "step-*.safetensors",
-        BOARD_NAME: "events.out.tfevents.*",
-        **kind.folders,
-    }.items():
-        folder = path / name
-        _unlink(folder, pattern)
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-    for name in (*kind.outputs, METRICS_NAME, RUN_NAME):  # what says that it is a run comes last
-        _unlink(path, name)
-    return True
-
-
-def _unlink(folder: Path, pattern: str) -> None:
-    """Delete the files of a pattern, and what a killed run left half written."""
-    for file in list(folder.iterdir()) if folder.is_dir() else ():
-        if fnmatch(file.name, pattern) or is_leftover(file.name):
-            file.unlink()
+    return f"other {noun} ({before} there, {after} now)"

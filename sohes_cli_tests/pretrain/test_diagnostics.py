@@ -1,4 +1,4 @@
-"""Signs of health: what they say of features of which it is known how they are."""
+"""Signs of collapse for features with known rank, agreement and entropy."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from sohes_cli.pretrain.diagnostics import (
 )
 
 SIDE = 12
-BOXES = torch.tensor(
-    [[[10.0, 20, 120, 120], [40, 40, 100, 110]], [[0, 0, 90, 90], [110, 5, -100, 120]]]
-)  # one is mirrored
+# the last one is flipped
+BOXES = torch.tensor([[[10.0, 20, 120, 120], [40, 40, 100, 110]], [[0, 0, 90, 90], [110, 5, -100, 120]]])
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -27,7 +26,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def features_of_places(boxes: torch.Tensor) -> torch.Tensor:
-    """Features that say where a patch's center lies in the photograph, [B, 2, P, 64]."""
+    """Encode the location of the patches' centers in the photograph, [B, 2, P, 64]."""
     steps = (torch.arange(SIDE) + 0.5) / SIDE
     x = (boxes[..., 0, None] + steps * boxes[..., 2, None])[..., None, :].expand(*boxes.shape[:2], SIDE, SIDE)
     y = (boxes[..., 1, None] + steps * boxes[..., 3, None])[..., :, None].expand(*boxes.shape[:2], SIDE, SIDE)
@@ -58,7 +57,7 @@ def test_the_rank_is_that_of_the_covariance() -> None:
 
 @pytest.mark.parametrize("rounding", [1e-7, 1e-5, 2**-9])
 def test_features_that_differ_by_rounding_have_no_rank(rounding: float) -> None:
-    one = random(1, 64, seed=3)  # a collapsed network gives it everywhere, and the rounding points into all directions
+    one = random(1, 64, seed=3)  # collapsed features, with rounding in all directions
     assert effective_rank(one * (1 + rounding * random(2000, 64, seed=4))) == 0.0
 
 
@@ -72,16 +71,15 @@ def test_a_neighbor_one_patch_away_still_agrees(rows: int, columns: int, agrees:
     moved = places.view(SIDE, SIDE, -1).roll((rows, columns), (0, 1)).flatten(0, 1)
     boxes = torch.tensor([[5.0, 5, 60, 30]]).expand(1, 2, 4)
     share = match_agreement(torch.stack([places, moved])[None], boxes)
-    if agrees:  # but at the border, where they come back from the other side
+    if agrees:  # except at the border, where `roll` wraps around
         assert share == pytest.approx((SIDE - abs(rows)) * (SIDE - abs(columns)) / SIDE**2)
     else:
         assert share == 0
 
 
 def test_only_patches_with_a_match_count() -> None:
-    boxes = torch.tensor(
-        [[[0.0, 0, 120, 120], [60, 0, 120, 120]]]
-    )  # the right half of the one is the left half of the other
+    # the right half of the first view is the left half of the second
+    boxes = torch.tensor([[[0.0, 0, 120, 120], [60, 0, 120, 120]]])
     places = torch.eye(SIDE * 2 * SIDE).view(SIDE, 2 * SIDE, -1)
     first, second = places[:, :SIDE], places[:, SIDE // 2 : SIDE // 2 + SIDE]
     assert match_agreement(torch.stack([first.flatten(0, 1), second.flatten(0, 1)])[None], boxes) == 1.0

@@ -1,4 +1,4 @@
-"""Photographs of folders and tar shards: the same names, order and pixels on every machine, and every way in which a shard can be wrong."""
+"""Photographs of folders and tar shards: equal names, order and pixels on every machine, and damaged shards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SIZE = 64
 
 
 def picture(seed: int, suffix: str = "png") -> bytes:
-    """An image file of 24 x 32 random pixels."""
+    """Encode an image of 24 x 32 random pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(suffix, suffix))
@@ -47,7 +47,7 @@ def write(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def pack(path: Path, *members: tuple[str, bytes], tar_format: int = tarfile.GNU_FORMAT) -> Path:
-    """A tar of the members in the order given."""
+    """Write a tar of members in the given order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w", format=tar_format) as tar:
         for name, content in members:
@@ -72,7 +72,7 @@ def assert_equal(first: list[np.ndarray], second: list[np.ndarray]) -> None:
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """A folder of two files and two shards, neither made nor packed in the order of the names."""
+    """Folder of two files and two shards, written in another order than that of the names."""
     folder = tmp_path / "mixed"
     write(folder, {"z.png": picture(0), "sub/b.jpg": picture(1, "jpg"), "notes.txt": b"no image"})
     pack(folder / "sub/c.tar", ("2.png", picture(3)), ("1.webp", picture(2, "webp")))
@@ -317,7 +317,7 @@ def damage(content: bytes, offset: int) -> bytes:
     return content[:offset] + bytes(byte ^ 0x55 for byte in content[offset : offset + 100]) + content[offset + 100 :]
 
 
-HARM: dict[str, Callable[[bytes, int], bytes]] = {  # from the bytes of a shard and where its second header begins
+HARM: dict[str, Callable[[bytes, int], bytes]] = {  # from the bytes of a shard and the offset of its second header
     "empty": lambda _whole, _header: b"",
     "text": lambda _whole, _header: b"just a text\n" * 500,
     "compressed": lambda whole, _header: gzip.compress(whole),
@@ -333,7 +333,7 @@ HARM: dict[str, Callable[[bytes, int], bytes]] = {  # from the bytes of a shard 
 
 
 def with_size(whole: bytes, header: int, size: bytes) -> bytes:
-    """The bytes of a shard whose header says another size and is right otherwise."""
+    """Replace the size in a header of a shard, with a valid checksum."""
     block = bytearray(whole[header : header + 512])
     block[124:136], block[148:156] = size, b" " * 8
     block[148:156] = b"%06o\0 " % sum(block)

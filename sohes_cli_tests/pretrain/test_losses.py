@@ -1,4 +1,4 @@
-"""The three terms of the loss against loops over their definitions, and Sinkhorn-Knopp against the textbook."""
+"""Terms of the loss against loops over their definitions, and Sinkhorn-Knopp against the textbook iteration."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_sinkhorn_is_the_textbook_iteration(temperature: float) -> None:
 
 def test_sinkhorn_gives_every_row_a_whole_and_every_cluster_its_share() -> None:
     crowded = 0.1 * cosines(40, K, seed=1)
-    crowded[:, 0] += 0.8  # all want the first cluster
+    crowded[:, 0] += 0.8  # all prefer the first cluster
     found = sinkhorn(crowded, 0.05, 200)
     torch.testing.assert_close(found.sum(1), torch.ones(40), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.sum(0), torch.full((K,), 8.0), rtol=1e-2, atol=1e-2)
@@ -70,7 +70,7 @@ def test_sinkhorn_holds_for_all_settings_and_cosines(
     temperature: float, iterations: int, tokens: int, clusters: int
 ) -> None:
     logits = cosines(tokens, clusters, seed=20)
-    logits[0] = -1.0  # as far from every cluster as can be
+    logits[0] = -1.0  # as far from every cluster as possible
     logits[-1, 0] = 1.0
     logs = logits.double() / temperature
     for _ in range(iterations):
@@ -149,7 +149,7 @@ def test_a_batch_without_any_pairs_costs_nothing_and_has_a_gradient() -> None:
     ]
     loss.backward()
     assert loss.item() == 0.0
-    assert not student.grad.any()  # and NaN would be some
+    assert not student.grad.any()  # NaN would count as a gradient
 
 
 def test_no_term_has_a_gradient_on_the_teacher_and_each_has_one_on_the_student() -> None:

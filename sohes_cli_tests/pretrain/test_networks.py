@@ -1,17 +1,14 @@
-"""Student and teacher: what hidden patches hide, which tokens the heads get, and how the teacher follows."""
+"""Student and teacher: masked patches, tokens of the heads, and updates of the teacher."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from sohes_cli.errors import UsageError
 from sohes_cli.pretrain.config import PretrainConfig, pretrain_config
 from sohes_cli.pretrain.networks import Network
 from sohes_cli.training.moving_average import update_teacher
-from sohes_cli.vit.build import build_vit, use_fused_attention
 
-SHAPE = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 B, LARGE, SMALL, P = 2, 32, 16, 16
 
 
@@ -145,37 +142,3 @@ def test_only_prototypes_are_frozen(network: Network) -> None:
     network.freeze_prototypes()
     frozen = {name for name, p in network.named_parameters() if p.grad is None}
     assert frozen == {"image_head.prototypes", "masked_head.prototypes"}
-
-
-def test_attention_is_the_same_fused_or_not(network: Network) -> None:
-    given = inputs()
-    found = []
-    for fused in (True, False):
-        use_fused_attention(network, fused)
-        found.append(network(**given)["features"])
-    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(24, 56), (64, 64)])
-def test_a_vit_takes_images_of_any_size(size: tuple[int, int]) -> None:
-    vit = build_vit("vit_tiny_patch16_224", SHAPE)
-    assert vit.forward_features(torch.zeros(1, 3, *size)).shape == (1, 1 + size[0] * size[1] // 64, 32)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "words"),
-    [
-        ("vit_tinny_patch16_224", {}, "vit_tiny_patch16_224"),
-        ("resnet50", {}, "resnet50"),
-        ("vit_tiny_patch16_224", {"embed_dim": 30, "num_heads": 4}, "embed_dim"),
-        ("vit_tiny_patch16_224", {"embed_dim": 10**12}, "embed_dim"),
-        ("vit_tiny_patch16_224.augreg_in22k", {}, "augreg_in22k"),
-        ("vit_base_patch16_siglip_224", {"embed_dim": 32, "depth": 1, "num_heads": 2}, "class token"),
-        ("vit_small_patch16_18x2_224", {"embed_dim": 32, "depth": 1, "num_heads": 2}, "plain"),
-    ],
-)
-def test_what_is_no_such_vit_is_refused(name: str, shape: dict[str, int], words: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        build_vit(name, shape)
-    assert words in str(caught.value)
-    assert caught.value.hint

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from pretrain_cases import steps_saved, tiny_config
+from pretrain_cases import tiny_config
+from train_cases import steps_kept
 
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.pretrain.run_folder import pretrain_run, save_run
@@ -57,7 +58,7 @@ def test_the_description_holds_settings_photographs_and_versions(run: RunFolder,
 def test_the_newest_checkpoints_are_kept_beside_the_backbone(run: RunFolder, pretraining: Pretraining) -> None:
     for step in (3, 4):
         save_run(run, pretraining, step)
-    assert steps_saved(run.path) == [3, 4]
+    assert steps_kept(run.path) == [3, 4]
     latest = run.latest()
     assert latest is not None
     assert latest.name == "step-00000004.safetensors"
@@ -77,7 +78,7 @@ def test_a_backbone_is_never_older_than_the_newest_checkpoint(
     monkeypatch.setattr(pretraining, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         save_run(run, pretraining, STEPS)
-    assert steps_saved(run.path) == [2]  # the last steps come again, and with them the backbone
+    assert steps_kept(run.path) == [2]  # the last steps come again, and with them the backbone
     assert load_vit(run.path / BACKBONE_NAME)[1]["step"] == STEPS
 
 
@@ -101,9 +102,9 @@ def test_what_decides_nothing_may_change(run: RunFolder, source: ImageSource, se
 def test_other_settings_and_another_precision_are_refused(run: RunFolder, source: ImageSource) -> None:
     with pytest.raises(UsageError, match=r"views\.global_scale \(\[0\.3, 1\.0\] there, \[0\.5, 1\.0\] now\)"):
         folder_of(run.path, source, "views.global_scale=[0.5,1]").begin()
-    with pytest.raises(UsageError, match=r"optimizer\.precision \(fp32 there, bf16 now\)"):
+    with pytest.raises(UsageError, match=r'optimizer\.precision \("fp32" there, "bf16" now\)'):
         folder_of(run.path, source, precision="bf16").begin()
-    assert steps_saved(run.path) == [2]
+    assert steps_kept(run.path) == [2]
 
 
 def test_other_photographs_are_refused(run: RunFolder, photos: Path) -> None:

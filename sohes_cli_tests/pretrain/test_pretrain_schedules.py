@@ -1,4 +1,4 @@
-"""Schedules of pretraining: their ends, their directions, and runs of one step."""
+"""Schedules of pretraining: end values, directions, and runs of one step."""
 
 from __future__ import annotations
 

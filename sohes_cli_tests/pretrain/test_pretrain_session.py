@@ -1,4 +1,6 @@
-"""Whole runs of `sohes pretrain`, disturbed or not: all end with the same bits, and no bad checkpoint takes the place of a good one."""
+"""Whole runs of `sohes pretrain`, disturbed or not: all end with the same bits, and no bad checkpoint takes the place
+of a good one.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 import torch
-from pretrain_cases import FLAGS, assert_equal_runs, metrics_of, steps_saved, tensors_after, tiny_config
+from pretrain_cases import FLAGS, tiny_config
 from tolerances import RELATIVE_RMS, assert_near
+from train_cases import assert_same_runs, lines_of, steps_kept, tensors_of
 
 from sohes_cli.errors import SohesError
 from sohes_cli.pretrain import diagnostics, training
@@ -89,10 +92,10 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(
     after_steps(monkeypatch, dict.fromkeys(stops, interrupt))
     for done in stops:
         assert not train(photos, out)
-        assert steps_saved(out)[-1] == done
-        assert [line["step"] for line in metrics_of(out)] == list(range(1, done + 1))
+        assert steps_kept(out)[-1] == done
+        assert [line["step"] for line in lines_of(out)] == list(range(1, done + 1))
     assert train(photos, out)
-    assert_equal_runs(out, whole, STEPS)
+    assert_same_runs(out, whole, STEPS)
 
 
 def test_a_run_that_was_killed_repeats_the_steps_since_its_checkpoint(
@@ -109,18 +112,18 @@ def test_a_run_that_was_killed_repeats_the_steps_since_its_checkpoint(
         after_steps(context, {6: kill})
         with pytest.raises(Killed):
             train(photos, out, config)
-    assert (steps_saved(out), len(metrics_of(out))) == ([2, 4], 5)
+    assert (steps_kept(out), len(lines_of(out))) == ([2, 4], 5)
     with (out / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # cut off
     assert train(photos, out, config)
-    assert steps_saved(out) == [2, 4, 6]
-    assert_equal_runs(out, whole, STEPS)
+    assert steps_kept(out) == [2, 4, 6]
+    assert_same_runs(out, whole, STEPS)
 
 
 def test_the_seed_decides_the_weights(photos: Path, out: Path, whole: Path) -> None:
     assert train(photos, out, tiny_config(STEPS, "run.seed=1"))
     name = "teacher.vit.patch_embed.proj.weight"
-    assert not tensors_after(out, STEPS)[name].equal(tensors_after(whole, STEPS)[name])
+    assert not tensors_of(out, STEPS)[name].equal(tensors_of(whole, STEPS)[name])
 
 
 def test_sigterm_to_the_whole_group_while_workers_start(start: Callable, photos: Path, out: Path, whole: Path) -> None:
@@ -137,11 +140,11 @@ def test_sigterm_to_the_whole_group_while_workers_start(start: Callable, photos:
     assert "Stopping after this step" in errors
     assert f"Stopped after step 1 of {STEPS}; run the same command again to continue." in errors
     assert printed.startswith(f"Step 1 of {STEPS}: loss ")
-    assert steps_saved(out) == [1]
+    assert steps_kept(out) == [1]
 
     before = workers_of(os.getpid())  # other tests keep processes for their work
     assert train(photos, out, workers=1)
-    assert_equal_runs(out, whole, STEPS)
+    assert_same_runs(out, whole, STEPS)
     assert workers_of(os.getpid()) == before
 
 
@@ -156,11 +159,11 @@ def test_a_second_ctrl_c_stops_at_once(
         context.setattr(interruption, "_ECHO_S", -1.0)  # the second is no echo of the first
         after_steps(context, {5: interrupt_twice})
         assert not train(photos, out, tiny_config(STEPS, "run.checkpoint_every=2"))
-    assert steps_saved(out) == [2, 4]
+    assert steps_kept(out) == [2, 4]
     message = f"Stopped after step 4 of {STEPS}; run the same command again to continue."
     assert message in capsys.readouterr().err
     assert train(photos, out)
-    assert_equal_runs(out, whole, STEPS)
+    assert_same_runs(out, whole, STEPS)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
@@ -178,10 +181,10 @@ def test_a_loss_that_is_not_finite_ends_the_run(
         with pytest.raises(SohesError, match="not finite at step 5 ") as caught:
             train(photos, out, config)
     assert "--learning-rate" in caught.value.hint
-    assert steps_saved(out) == [2, 4]
-    assert all(bool(tensor.isfinite().all()) for tensor in tensors_after(out, 4).values())
+    assert steps_kept(out) == [2, 4]
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors_of(out, 4).values())
     assert train(photos, out, config)
-    assert_equal_runs(out, whole, STEPS)
+    assert_same_runs(out, whole, STEPS)
 
 
 def test_a_collapse_ends_the_run_and_keeps_the_checkpoint_from_before(
@@ -194,8 +197,8 @@ def test_a_collapse_ends_the_run_and_keeps_the_checkpoint_from_before(
     ) as caught:
         train(photos, out, config)
     assert "begin anew" in caught.value.hint
-    assert steps_saved(out) == [2]
-    assert metrics_of(out)[-1]["feature_rank"] == 0.0
+    assert steps_kept(out) == [2]
+    assert lines_of(out)[-1]["feature_rank"] == 0.0
     assert Pretraining(config, 50, "cpu").load(out / "checkpoints" / "step-00000002.safetensors") == (2, [])
     assert read_tensors(out / BACKBONE_NAME, BACKBONE_FORMAT)[1]["step"] == 2
 
@@ -205,7 +208,7 @@ def test_one_bad_measurement_only_puts_off_the_checkpoint(
 ) -> None:
     with_ranks(monkeypatch, iter([9.0, 0.0, float("nan"), 9.0, 9.0, 9.0]))
     assert train(photos, out, tiny_config(STEPS, "run.checkpoint_every=2"))
-    assert steps_saved(out) == [4, 6]
+    assert steps_kept(out) == [4, 6]
 
 
 def test_features_are_measured_whenever_a_checkpoint_is_due(
@@ -215,8 +218,8 @@ def test_features_are_measured_whenever_a_checkpoint_is_due(
         monkeypatch, iter([9.0, 0.0, 9.0])
     )  # at steps 2 and 4 for checkpoints, at step 5 for the log and the end
     assert train(photos, out, tiny_config(5, "run.checkpoint_every=2", "run.log_every=5"))
-    assert steps_saved(out) == [2, 5]
-    assert [line["step"] for line in metrics_of(out)] == [5]
+    assert steps_kept(out) == [2, 5]
+    assert [line["step"] for line in lines_of(out)] == [5]
 
 
 def test_a_collapse_at_the_last_step_has_no_step_left_to_recover(
@@ -225,7 +228,7 @@ def test_a_collapse_at_the_last_step_has_no_step_left_to_recover(
     with_ranks(monkeypatch, iter([9.0, 9.0, 0.0]))
     with pytest.raises(SohesError, match="collapsed at step 3"):
         train(photos, out, tiny_config(3, "run.checkpoint_every=2"))
-    assert steps_saved(out) == [2]
+    assert steps_kept(out) == [2]
 
 
 def test_a_stop_amid_a_collapse_saves_nothing(
@@ -234,7 +237,7 @@ def test_a_stop_amid_a_collapse_saves_nothing(
     with_ranks(monkeypatch, iter([9.0, 9.0, 0.0]))
     after_steps(monkeypatch, {3: interrupt})
     assert not train(photos, out, tiny_config(STEPS, "run.checkpoint_every=2"))
-    assert steps_saved(out) == [2]
+    assert steps_kept(out) == [2]
     assert (
         "Stopped after step 3 of 6; the newest checkpoint is that of step 2; run the same command again to continue."
         in capsys.readouterr().err
@@ -261,7 +264,7 @@ def test_photographs_that_cannot_be_read_are_replaced_and_named_to_the_end(
         for name in ("gone.png", "c-eyes.png")
         if any(name in failure for failure in json.loads(printed.out)["failed"])
     ] == ["gone.png", "c-eyes.png"]
-    assert steps_saved(out)[-1] == STEPS
+    assert steps_kept(out)[-1] == STEPS
 
 
 def test_nothing_but_damaged_photographs(out: Path, tmp_path: Path) -> None:
@@ -285,18 +288,20 @@ def test_two_processes_take_the_steps_of_one(start: Callable, photos: Path, out:
     assert process.returncode == 0, errors
     assert "2 processes on cpu" in errors
     assert printed.count("The backbone is") == 1
-    for found, wanted in zip(metrics_of(two), metrics_of(out), strict=True):
+    for found, wanted in zip(lines_of(two), lines_of(out), strict=True):
         losses = [name for name in wanted if name.startswith("loss")]
         assert len(losses) == 4
         assert {name: found[name] for name in losses} == pytest.approx(
             {name: wanted[name] for name in losses}, rel=RELATIVE_RMS[torch.float32]
         )
     assert_near(
-        *({name: _without_key_bias(name, t) for name, t in tensors_after(run, 3).items()} for run in (two, out)),
+        *({name: _without_key_bias(name, t) for name, t in tensors_of(run, 3).items()} for run in (two, out)),
         torch.float32,
     )
 
 
 def _without_key_bias(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """No softmax changes with the bias of keys: its gradient is rounding and nothing else, and AdamW takes steps of full size along it."""
+    """No softmax changes with the bias of keys: its gradient is rounding and nothing else, and AdamW takes steps of
+    full size along it.
+    """
     return tensor.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else tensor

@@ -1,4 +1,4 @@
-"""One step of pretraining: it learns, in either precision and from given weights, and what goes wrong in it has a name."""
+"""Steps of pretraining: learning in either precision and from given weights, checkpoints, and named failures."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sohes_cli.pretrain.config import PretrainConfig
-    from sohes_cli.pretrain.views import Sample
+    from sohes_cli.pretrain.views import ViewSample
 
 STEPS = 4
 
 
-def samples_of(photos: Path, config: PretrainConfig, steps: int = STEPS) -> list[Sample]:
-    """The batches of a run's first steps, read by this process."""
+def samples_of(photos: Path, config: PretrainConfig, steps: int = STEPS) -> list[ViewSample]:
+    """Read the batches of a run's first steps in this process."""
     with batches(open_source(photos), config, 8, 0, steps, workers=0, process=0, processes=1) as samples:
         return list(samples)
 
@@ -143,7 +143,7 @@ def test_want_of_memory_names_the_batch_size(photos: Path, monkeypatch: pytest.M
 
 
 def test_a_state_that_was_saved_goes_on_as_the_one_that_saved_it(photos: Path, tmp_path: Path) -> None:
-    config = tiny_config(STEPS, "optimizer.freeze_prototypes=0.5")  # which have no moments when the state is saved
+    config = tiny_config(STEPS, "optimizer.freeze_prototypes=0.5")  # frozen ones have no moments in the checkpoint
     samples, path = samples_of(photos, config), tmp_path / "state.safetensors"
     pretraining = begun(config)
     for i in (0, 1):

@@ -1,4 +1,4 @@
-"""Views of a photograph: their pixels are what their boxes say, and matched patches show the same place."""
+"""Views of a photograph: pixels agree with boxes, and matched patches show the same location."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import pytest
 import torch
 
 from sohes_cli.pretrain.config import ViewsConfig
-from sohes_cli.pretrain.views import Sample, collate, cut_views, draw_box, patch_matches
+from sohes_cli.pretrain.views import ViewSample, collate_views, cut_views, draw_box, patch_matches
 
 PATCH = 8
 CONFIG = ViewsConfig(global_size=64, local_size=32, local_views=3, pairs=40, pair_radius=0.0)
-SIDES = (8, 8, 4, 4, 4)  # patches on a side of each view, global ones first
+SIDES = (8, 8, 4, 4, 4)  # patches per side of each view, global ones first
 
 
 def coordinates(height: int, width: int) -> np.ndarray:
-    """An image whose red says how far to the right and whose green how far down a pixel lies, in 256ths."""
+    """Make an image that encodes x in red and y in green, in 256ths of its sides."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, width)[None]
     image[..., 1] = np.linspace(0, 255, height)[:, None]
     return image
 
 
-def sample(seed: int = 0, config: ViewsConfig = CONFIG, height: int = 150, width: int = 200) -> Sample:
+def sample(seed: int = 0, config: ViewsConfig = CONFIG, height: int = 150, width: int = 200) -> ViewSample:
     return cut_views(coordinates(height, width), config, PATCH, np.random.default_rng(seed))
 
 
-def places(cut: Sample) -> np.ndarray:
-    """Where each patch lies in the photograph by its mean color, in shares (x, y), [patches of all views, 2]."""
+def places(cut: ViewSample) -> np.ndarray:
+    """Compute the (x, y) of each patch from its mean color, in shares of the photograph, [patches of all views, 2]."""
     found = []
     for views in (cut.globals, cut.locals):
         for pixels in views.pixels.numpy().astype(float):
@@ -39,8 +39,8 @@ def places(cut: Sample) -> np.ndarray:
     return np.concatenate(found)
 
 
-def extents(cut: Sample) -> np.ndarray:
-    """Width and height of each patch as shares of the photograph, [patches, 2]."""
+def extents(cut: ViewSample) -> np.ndarray:
+    """Compute width and height of each patch as shares of the photograph, [patches, 2]."""
     sizes = torch.cat([cut.globals.boxes, cut.locals.boxes])[:, 2:].abs().numpy() / (200, 150)
     return np.concatenate(
         [np.repeat(size[None] / side, side * side, 0) for size, side in zip(sizes, SIDES, strict=True)]
@@ -76,11 +76,11 @@ def test_pairs_show_the_same_place_in_two_views(seed: int) -> None:
     assert (views[teacher] < 2).all()
     assert (views[student] != views[teacher]).all()
     distance = np.abs(places(cut)[student] - places(cut)[teacher])
-    assert (distance <= extents(cut)[teacher] / 2 + 0.02).all()  # the center of the one lies in the other
+    assert (distance <= extents(cut)[teacher] / 2 + 0.02).all()  # centers are within the matched patches
 
 
-def slow_matches(cut: Sample) -> set[tuple[int, int]]:
-    """Numbers of each patch of any view and of the patch of another, global view in which its center lies, by loops over boxes."""
+def slow_matches(cut: ViewSample) -> set[tuple[int, int]]:
+    """Match each patch to the patch of another, global view that contains its center, by loops over boxes."""
     boxes = torch.cat([cut.globals.boxes, cut.locals.boxes]).double().tolist()
     starts = np.cumsum([0, *np.square(SIDES)])
     found = set()
@@ -114,8 +114,8 @@ def test_pairs_come_from_global_and_local_views() -> None:
     assert seen == set(range(5))
 
 
-def centers(cut: Sample) -> np.ndarray:
-    """Where the center of each patch lies by its view's box, in shares (x, y) of the photograph, [patches of all views, 2]."""
+def centers(cut: ViewSample) -> np.ndarray:
+    """Compute the (x, y) of each patch from its view's box, in shares of the photograph, [patches of all views, 2]."""
     found = []
     for (left, top, width, height), side in zip(
         torch.cat([cut.globals.boxes, cut.locals.boxes]).tolist(), SIDES, strict=True
@@ -132,9 +132,8 @@ def test_the_second_place_is_spread_over_the_radius_and_no_further(radius: float
     for seed in range(6):
         cut = sample(seed, dataclasses.replace(CONFIG, pairs=300, pair_radius=radius))
         student, teacher = cut.pairs.numpy().T
-        distances.append(
-            (centers(cut)[student] - centers(cut)[teacher]) / extents(cut)[teacher]
-        )  # in patches of the teacher
+        # in patches of the teacher
+        distances.append((centers(cut)[student] - centers(cut)[teacher]) / extents(cut)[teacher])
     for ends in (np.concatenate(distances).max(0), -np.concatenate(distances).min(0)):
         assert (ends <= radius + 0.5 + 1e-4).all()
         assert (ends > 0.8 * (radius + 0.5)).all()
@@ -187,7 +186,7 @@ def test_a_shift_moves_a_match_by_whole_rows_and_columns_of_the_teacher(shift: t
     assert index[:, torch.from_numpy(expected)].tolist() == [(rows * 5 + columns)[expected].tolist()] * 2
 
 
-def tensors(cut: Sample) -> dict[str, torch.Tensor]:
+def tensors(cut: ViewSample) -> dict[str, torch.Tensor]:
     views = {
         f"{group}.{name}": getattr(getattr(cut, group), name)
         for group in ("globals", "locals")
@@ -279,7 +278,7 @@ def test_global_and_local_views_have_areas_of_their_own() -> None:
 
 
 def test_a_batch_stacks_samples_and_keeps_messages() -> None:
-    batch = collate([sample(0), sample(1), sample(2)])
+    batch = collate_views([sample(0), sample(1), sample(2)])
     assert batch.globals.pixels.shape == (3, 2, 64, 64, 3)
     assert batch.locals.boxes.shape == (3, 3, 4)
     assert batch.pairs.shape == (3, CONFIG.pairs, 2)

@@ -1,4 +1,4 @@
-"""Hand-made predictions and labels, each image's from its own number alone, and what masks say at a single point."""
+"""Synthetic predictions and labels, seeded by the number of each image, and reference values of masks at points."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHANNELS, STAGES = 5, 3
 
 @dataclass(frozen=True)
 class Scene:
-    """An image: its number, its size in pixels and its labels."""
+    """An image: number, (height, width) in pixels and number of labels."""
 
     number: int
     size: tuple[int, int]
@@ -32,13 +32,13 @@ SCENES = (Scene(11, (40, 57), 4), Scene(12, (64, 30), 0), Scene(13, (33, 96), 1)
 
 
 def pack(masks: torch.Tensor) -> torch.Tensor:
-    """Masks bool [N, H, W] as packed bits, by NumPy."""
+    """Pack masks bool [N, H, W] into bits with NumPy."""
     columns = masks.numpy().transpose(0, 2, 1).reshape(len(masks), masks.shape[1] * masks.shape[2])
     return torch.from_numpy(np.packbits(columns, axis=1, bitorder="little"))
 
 
 def make_masks(scene: Scene) -> torch.Tensor:
-    """Rectangles, bool [N, H, W], each with one pixel at least."""
+    """Draw non-empty rectangles, bool [N, H, W]."""
     height, width = scene.size
     rng = np.random.default_rng(scene.number)
     masks = torch.zeros(scene.labels, height, width, dtype=torch.bool)
@@ -49,13 +49,13 @@ def make_masks(scene: Scene) -> torch.Tensor:
 
 
 def make_parents(scene: Scene) -> torch.Tensor:
-    """A random forest, later labels below earlier ones."""
+    """Draw a forest in which parents come before their parts."""
     rng = np.random.default_rng(scene.number + 1)
     return torch.tensor([int(rng.integers(-1, i)) for i in range(scene.labels)], dtype=torch.int64)
 
 
 def make_batch(scenes: Sequence[Scene], canvas: tuple[int, int]) -> Batch:
-    """The scenes in a canvas."""
+    """Make the batch of scenes in a canvas (height, width)."""
     return Batch(
         pixels=torch.zeros(len(scenes), *canvas, 3, dtype=torch.uint8),
         sizes=tuple(scene.size for scene in scenes),
@@ -69,7 +69,7 @@ def make_batch(scenes: Sequence[Scene], canvas: tuple[int, int]) -> Batch:
 def make_output(
     scenes: Sequence[Scene], canvas: tuple[int, int], queries: int = 6, dtype: torch.dtype = torch.float64
 ) -> Output:
-    """Random predictions, leaves with gradients; NaN where the canvas does not belong to the image."""
+    """Draw predictions, leaves with gradients; NaN in the padding of the canvas."""
     logits, embeddings, features, maps = [], [], [], []
     for scene in scenes:
         source = torch.Generator().manual_seed(scene.number)
@@ -84,12 +84,12 @@ def make_output(
 
 
 def generators(scenes: Sequence[Scene]) -> list[torch.Generator]:
-    """Of each image, from its number."""
+    """Make a generator per image, seeded by its number."""
     return [torch.Generator().manual_seed(scene.number) for scene in scenes]
 
 
 def bilinear(values: torch.Tensor, size: tuple[int, int], point: torch.Tensor) -> torch.Tensor:
-    """A map [h, w] at stride 4 at a point of an image, beyond the centers of its own border cells as in them."""
+    """Sample a map [h, w] at stride 4 at a point of an image, with the border cells repeated."""
     rows, columns = (-(-side // 32) * 8 for side in size)
     x = min(max(float(point[0]) * size[1] / 4 - 0.5, 0.0), columns - 1.0)
     y = min(max(float(point[1]) * size[0] / 4 - 0.5, 0.0), rows - 1.0)
@@ -101,6 +101,6 @@ def bilinear(values: torch.Tensor, size: tuple[int, int], point: torch.Tensor) -
 
 
 def said_at(mask: torch.Tensor, point: torch.Tensor) -> bool:
-    """What a mask [H, W] says at a point."""
+    """Sample a mask [H, W] at a point."""
     height, width = mask.shape
     return bool(mask[min(int(point[1] * height), height - 1), min(int(point[0] * width), width - 1)])

@@ -1,4 +1,4 @@
-"""Labels of the teacher beside initial ones against loops over pixels, and predictions that are all alike or not at all."""
+"""Agreement of labels against loops over pixels, forests joined, and similarity of predictions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from criterion_cases import SCENES, make_output, pack
 from segment_cases import disc_logits, output_of
 
 from sohes_cli.model.output import Output
-from sohes_cli.training.agreement import Agreement, compare_labels, joined_forest, likeness, unfound_labels
+from sohes_cli.training.agreement import Agreement, compare_labels, join_forests, likeness, unfound_labels
 
 
 def random_masks(n: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Rectangles, none empty, bool [n, H, W]."""
+    """Draw non-empty rectangles, bool [n, H, W]."""
     masks = np.zeros((n, height, width), np.bool_)
     for mask in masks:
         top, left = rng.integers(height), rng.integers(width)
@@ -30,7 +30,7 @@ def iou_of(mask: np.ndarray, other: np.ndarray) -> float:
 
 
 def compared(teacher: np.ndarray, initial: np.ndarray) -> Agreement:
-    """The definition, mask by mask."""
+    """Compute the agreement by its definition, mask by mask."""
     new, rejected, iou = 0, 0, 0.0
     for mask in teacher:
         best = max((iou_of(mask, other) for other in initial), default=0.0)
@@ -43,9 +43,8 @@ def compared(teacher: np.ndarray, initial: np.ndarray) -> Agreement:
 # Labels
 
 
-@pytest.mark.parametrize(
-    "size", [(16, 16), (7, 9), (1, 1), (3, 43), (30, 41)]
-)  # also where rows of bytes or words are not full
+# also with partly filled bytes and words
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (1, 1), (3, 43), (30, 41)])
 @pytest.mark.parametrize("seed", range(8))
 def test_counts_are_those_of_the_definition(size: tuple[int, int], seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -53,7 +52,7 @@ def test_counts_are_those_of_the_definition(size: tuple[int, int], seed: int) ->
         random_masks(int(rng.integers(1, 9)), *size, rng),
         random_masks(int(rng.integers(1, 9)), *size, rng),
     )
-    initial[: len(teacher) // 2] = teacher[: len(teacher) // 2][: len(initial)]  # some they agree on
+    initial[: len(teacher) // 2] = teacher[: len(teacher) // 2][: len(initial)]  # matches
     found, expected = compare_labels(packed(teacher), packed(initial)), compared(teacher, initial)
     assert found[:4] == expected[:4]
     assert found.iou == pytest.approx(expected.iou)
@@ -80,7 +79,7 @@ def joined(
         (packed(np.stack(masks)), torch.tensor(above))
         for masks, above in ((teacher, parents), (initial, initial_parents))
     )
-    return joined_forest(*sets).tolist()
+    return join_forests(*sets).tolist()
 
 
 def rectangle(top: int, left: int, bottom: int, right: int) -> np.ndarray:
@@ -96,13 +95,13 @@ def test_roots_of_one_forest_join_the_smallest_mask_of_the_other_that_covers_the
         rectangle(2, 2, 8, 8),
         rectangle(5, 22, 15, 30),
     )
-    inside, leaning = rectangle(3, 3, 6, 6), rectangle(0, 8, 4, 12)  # the latter lies by half in the half
+    inside, leaning = rectangle(3, 3, 6, 6), rectangle(0, 8, 4, 12)  # the latter is half inside `half`
     assert joined([whole, half], [-1, 0], [part, far, inside, leaning], [-1, -1, 0, -1]) == [-1, 0, 1, -1, 2, 0]
     assert joined([part, inside], [-1, 0], [whole, half], [-1, 0]) == [3, 0, -1, 2]
 
 
 def test_what_either_forest_says_stays_though_the_view_no_longer_shows_it() -> None:
-    seen = rectangle(0, 0, 20, 10)  # of a person as much as of the shirt, which fills the view
+    seen = rectangle(0, 0, 20, 10)  # a person and the shirt, which fills the view
     speck = rectangle(1, 1, 3, 3)
     assert joined([seen, seen], [-1, 0], [speck], [-1]) == [-1, 0, 0]
     assert joined([speck], [-1], [seen, seen], [1, -1]) == [1, 2, -1]
@@ -110,19 +109,16 @@ def test_what_either_forest_says_stays_though_the_view_no_longer_shows_it() -> N
 
 def test_two_forests_that_cover_each_other_make_no_circle() -> None:
     large, small, medium = rectangle(0, 0, 20, 30), rectangle(0, 0, 4, 4), rectangle(0, 0, 10, 10)
-    assert joined([small, large], [-1, 0], [medium], [-1]) == [
-        2,
-        0,
-        -1,
-    ]  # a part larger than its whole, as a crop can show it
+    found = joined([small, large], [-1, 0], [medium], [-1])  # a part larger than its whole, as a crop can show it
+    assert found == [2, 0, -1]
     assert joined([large], [-1], [medium], [-1]) == [-1, 0]
 
 
 def test_forests_without_masks_can_be_joined() -> None:
     one = packed(rectangle(0, 0, 3, 3)[None])
     nothing = (one[:0], torch.empty(0, dtype=torch.int64))
-    assert joined_forest((one, torch.tensor([-1])), nothing).tolist() == [-1]
-    assert joined_forest(nothing, nothing).tolist() == []
+    assert join_forests((one, torch.tensor([-1])), nothing).tolist() == [-1]
+    assert join_forests(nothing, nothing).tolist() == []
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 3), (4, 0)])
@@ -148,7 +144,7 @@ def test_half_of_the_union_is_enough_and_less_is_not() -> None:
 
 
 def alike(logits: np.ndarray, entity: list[float], labels: int = 60) -> tuple[float, float]:
-    """The mean IoU, 0 without a pair, and the deviation of the log-odds of one photograph."""
+    """Measure the mean IoU, 0 without a pair, and the deviation of the log-odds of one photograph."""
     height, width = logits.shape[1:]
     found = likeness(output_of(logits, entity), ((4 * height, 4 * width),), (labels,))
     assert found.photographs == 1
@@ -164,9 +160,8 @@ def test_equal_masks_are_alike_and_separate_ones_are_not() -> None:
     disc, other = (8.0, 8.0, 5.0), (8.0, 24.0, 5.0)
     assert alike(disc_logits([disc] * 4, 16, 32), [0.9, 0.5, 0.3, 0.1])[0] == pytest.approx(1)
     assert alike(disc_logits([disc, other], 16, 32), [0.9, 0.5])[0] == 0
-    assert alike(disc_logits([disc, disc, other], 16, 32), [0.9, 0.5, 0.2])[0] == pytest.approx(
-        1 / 3
-    )  # one pair of three
+    iou, _ = alike(disc_logits([disc, disc, other], 16, 32), [0.9, 0.5, 0.2])
+    assert iou == pytest.approx(1 / 3)  # one pair of three
 
 
 def test_the_iou_is_the_mean_over_pairs() -> None:
@@ -210,7 +205,7 @@ def test_scores_deviate_as_numpy_says() -> None:
 
 
 def test_an_image_does_not_depend_on_those_beside_it() -> None:
-    """Their padding holds NaN, and each image's part only what an image alone has."""
+    """The padding of a batch holds NaN."""
     canvas = (64, 96)
     together = make_output(SCENES, canvas)
     found = likeness(together, tuple(scene.size for scene in SCENES), (9,) * len(SCENES))
@@ -228,7 +223,7 @@ def test_an_image_does_not_depend_on_those_beside_it() -> None:
 
 
 def test_a_small_photograph_has_no_pairs() -> None:
-    """A few cells leave little room for masks to differ."""
+    """Few masks fit into few cells."""
     found = likeness(output_of(disc_logits([(4, 4, 3)] * 3, 7, 9), [0.9, 0.5, 0.2]), ((28, 36),), (9,))
     assert (found.pairs, found.iou, found.masks) == (0, 0, 3)
 

@@ -1,4 +1,4 @@
-"""Whole runs of `sohes train --phase correct`, disturbed or not: teacher and student are what the formulas say, in one process or two."""
+"""Whole runs of `sohes train --phase correct`, also resumed and in two processes: teacher and student by formula."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 import torch
 from criterion_cases import pack
 from safetensors.torch import load_file
-from train_cases import after_steps, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config, write_scene
+from train_cases import after_steps, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config
 
 from sohes_cli.errors import SohesError, StoreError, UsageError
 from sohes_cli.model.files import load_model, save_model
 from sohes_cli.training.correct_config import correct_config
 from sohes_cli.training.correction import Correction
 from sohes_cli.training.initial import settings_of
-from sohes_cli.training.session import Sources, corrected_run, train_run
+from sohes_cli.training.session import corrected_run, train_run
+from sohes_cli.training.sources import Sources
 from sohes_cli.training.teacher_labels import TeacherLabels
 
 if TYPE_CHECKING:
@@ -27,20 +28,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STEPS = 5
-EASY = ("teacher.score_small=0.2", "teacher.score_large=0.2")  # a model of a few steps is sure of little
-FULL = "optimizer.precision=fp32"  # which is otherwise chosen anew, and is bf16 on some processors
+EASY = ("teacher.score_small=0.2", "teacher.score_large=0.2")  # a model of a few steps has low scores
+FULL = "optimizer.precision=fp32"  # the default is bf16 on some processors
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A label folder beside the images that it names; not to be changed."""
-    return write_scene(tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture(scope="module")
 def instructed(labels: Path) -> Path:
-    """The folder of a run of phase 2."""
+    """Folder of a run of phase 2."""
     out = labels.parent / "instruct"
     rate = ("optimizer.learning_rate=3e-3", "optimizer.schedule=constant", "model.drop_path=0.2")
     assert train_run(Sources(labels), out, tiny_train_config(20, *rate), device="cpu", workers=0)
@@ -49,15 +44,10 @@ def instructed(labels: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(instructed: Path) -> Path:
-    """The folder of a run that nothing disturbed."""
+    """Folder of an uninterrupted run."""
     out = instructed.parent / "whole"
     assert correct(instructed, out)
     return out
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def correct(instructed: Path, out: Path, *assignments: str, steps: int = STEPS, **options: Any) -> bool:
@@ -68,7 +58,7 @@ def correct(instructed: Path, out: Path, *assignments: str, steps: int = STEPS, 
 
 
 def models_of(out: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Teacher and student as they were written."""
+    """Read teacher and student."""
     teacher, student = (load_file(out / name) for name in ("model.safetensors", "student.safetensors"))
     return teacher, student
 
@@ -86,42 +76,27 @@ def test_a_run_that_was_stopped_is_the_run_that_was_not(
 
 
 def test_two_processes_take_the_steps_of_one(launch: Callable, instructed: Path, out: Path, tmp_path: Path) -> None:
-    still = "model.drop_path=0.0"  # which draws from a generator of each process
-    flags = [part for assignment in (*EASY, FULL, still) for part in ("--set", assignment)]
-    result = launch(
-        *(
-            "train",
-            "--phase",
-            "correct",
-            "--init",
-            instructed,
-            *flags,
-            "--steps",
-            3,
-            "--device",
-            "cpu",
-            "--workers",
-            0,
-            "--out",
-            out,
-        )
-    )
+    # no stochastic depth, which draws from a generator of each process; and short steps: the first one of AdamW divides
+    # each gradient by its own size, so the rounding of tiny ones would decide over steps of full length
+    same = ("model.drop_path=0.0", "optimizer.learning_rate=1e-5")
+    flags = [part for assignment in (*EASY, FULL, *same) for part in ("--set", assignment)]
+    options = ("--steps", 3, "--device", "cpu", "--workers", 0, "--out", out)
+    result = launch("train", "--phase", "correct", "--init", instructed, *flags, *options)
     assert result.code == 0, result.err
     assert "2 processes on cpu" in result.err
-    assert correct(instructed, tmp_path / "one", still, steps=3)
+    assert correct(instructed, tmp_path / "one", *same, steps=3)
     for mine, other in zip(lines_of(out), lines_of(tmp_path / "one"), strict=True):
-        assert mine["teacher_labels"] == pytest.approx(
-            other["teacher_labels"], abs=0.51
-        )  # a score may lie right at the threshold
+        # a score may be next to the threshold
+        assert mine["teacher_labels"] == pytest.approx(other["teacher_labels"], abs=0.51)
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
         assert mine["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=1e-3)
         assert mine["ema_distance"] == pytest.approx(other["ema_distance"], rel=1e-2)
+    start = load_file(instructed / "model.safetensors")
     for mine, other in zip(models_of(out), models_of(tmp_path / "one"), strict=True):
-        difference = sum(
-            float((mine[name] - other[name]).square().sum()) for name in mine if mine[name].is_floating_point()
-        )
-        whole = sum(float(other[name].square().sum()) for name in other if other[name].is_floating_point())
-        assert difference < 1e-4 * whole
+        floats = [name for name in mine if mine[name].is_floating_point()]
+        difference = sum(float((mine[name] - other[name]).square().sum()) for name in floats)
+        moved = sum(float((other[name] - start[name]).square().sum()) for name in floats)
+        assert difference < 1e-2 * moved
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -148,11 +123,8 @@ def test_the_teacher_is_the_moving_average_updated_once_a_step(instructed: Path,
 
 
 def test_without_its_branch_the_student_takes_the_steps_of_phase_2(labels: Path, instructed: Path, out: Path) -> None:
-    given = (
-        "branches.initial=[1,1]",
-        "branches.teacher=[0,0]",
-        "views.weak=crop",
-    )  # which needs the photograph no larger than phase 2
+    # a weak view that is the crop, so that photographs are decoded as in phase 2
+    given = ("branches.initial=[1,1]", "branches.teacher=[0,0]", "views.weak=crop")
     assert correct(instructed, out, *given)
     rate = ("optimizer.learning_rate=3e-3", "optimizer.schedule=constant", "model.drop_path=0.2")
     assert train_run(
@@ -189,20 +161,11 @@ def test_what_happens_is_logged_and_drawn(whole: Path, instructed: Path) -> None
             sum(line[f"weight_{name}"] * loss for name, loss in branches.items()), rel=1e-4
         )
         assert line["ema_distance"] > 0
-    assert lines[-1]["loss_mask_teacher"] > 0  # the mask loss counts in this branch too
+    assert lines[-1]["loss_mask_teacher"] > 0  # this branch has a mask loss too
     assert "loss_mask_initial" not in lines[-1]  # its weight is 0 at the last step
     assert (whole / "pictures" / f"step-{STEPS:08d}.jpg").stat().st_size > 1000
-    assert {path.name for path in whole.iterdir()} == {
-        *(
-            "run.json",
-            "checkpoints",
-            "metrics.jsonl",
-            "tensorboard",
-            "model.safetensors",
-            "student.safetensors",
-            "pictures",
-        )
-    }
+    names = "run.json checkpoints metrics.jsonl tensorboard model.safetensors student.safetensors pictures"
+    assert {path.name for path in whole.iterdir()} == set(names.split())
     _, description = load_model(whole)
     assert lines[-1]["ema_decay"] == pytest.approx(0.9995 ** (5000 / STEPS))
     assert description["config"]["model"] == load_model(instructed)[1]["config"]["model"]
@@ -236,7 +199,7 @@ def test_a_photograph_of_which_nothing_is_accepted_keeps_its_initial_labels(inst
     ],
     ids=["nothing", "everything"],
 )
-def test_a_teacher_that_accepts_nothing_or_everything_is_told_of_once(
+def test_a_teacher_that_accepts_nothing_or_everything_is_reported_once(
     instructed: Path,
     out: Path,
     capsys: pytest.CaptureFixture[str],
@@ -252,7 +215,7 @@ def test_a_teacher_that_accepts_nothing_or_everything_is_told_of_once(
 def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(
     instructed: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All queries of the student become the same one in the middle of a run."""
+    """All queries of the student become equal in the middle of a run."""
     from sohes_cli.training.learner import Learner
 
     step = Learner.step_on
@@ -273,9 +236,8 @@ def test_collapse_stops_the_run_and_keeps_the_last_checkpoint(
         correct(instructed, out, "run.checkpoint_every=3", steps=9)
     assert steps_kept(out) == [3]
     assert [line["score_deviation"] < 1e-3 for line in lines_of(out)] == [False] * 3 + [True] * 2
-    assert [line["mask_likeness"] > 0.85 for line in lines_of(out)[:4]] == [False] * 3 + [
-        True
-    ]  # the last step may have no masks left
+    # the last step may have no masks left
+    assert [line["mask_likeness"] > 0.85 for line in lines_of(out)[:4]] == [False] * 3 + [True]
 
 
 def test_a_collapsed_model_is_not_gone_on_from(instructed: Path, out: Path, tmp_path: Path) -> None:
@@ -318,22 +280,12 @@ def test_every_switch_makes_another_run(instructed: Path, out: Path, whole: Path
 
 def test_initial_labels_that_the_teacher_has_not_found_stay_as_far_as_there_is_room(instructed: Path) -> None:
     masks = torch.zeros(5, 16, 24, dtype=torch.bool)
-    masks[0, :, :12], masks[1, :, :11], masks[2, 3:9, 2:8], masks[3, :, 14:], masks[4, 4:8, 16:20] = (
-        True,
-        True,
-        True,
-        True,
-        True,
-    )
+    for mask in (masks[0, :, :12], masks[1, :, :11], masks[2, 3:9, 2:8], masks[3, :, 14:], masks[4, 4:8, 16:20]):
+        mask.fill_(True)
     bits = pack(masks)
     found = TeacherLabels(bits[:1], torch.tensor([-1]), np.array([0.9]), np.array([0.5]), 1)
     for keep, most, expected, parents in [
-        (
-            True,
-            100,
-            [0, 2, 3, 4],
-            [-1, 0, -1, 2],
-        ),  # the first initial one, of which the second is a part, is what the teacher has found
+        (True, 100, [0, 2, 3, 4], [-1, 0, -1, 2]),  # the teacher matches the whole of the second initial label
         (True, 3, [0, 2, 3], [-1, 0, -1]),
         (True, 1, [0], [-1]),
         (False, 100, [0], [-1]),
@@ -342,12 +294,12 @@ def test_initial_labels_that_the_teacher_has_not_found_stay_as_far_as_there_is_r
             settings_of(instructed),
             assignments=[f"teacher.keep_initial={str(keep).lower()}", f"data.max_labels={most}"],
         )
-        joined, forest = Correction(config, "cpu", instructed)._joined(found, bits[1:], torch.tensor([-1, 0, -1, 2]))
+        joined, forest = Correction(config, "cpu", instructed)._join(found, bits[1:], torch.tensor([-1, 0, -1, 2]))
         assert torch.equal(joined, bits[expected])
         assert forest.tolist() == parents
 
 
-def test_a_student_without_any_mask_has_collapsed_and_one_that_is_not_finite_is_told_of(
+def test_a_student_without_any_mask_has_collapsed_and_one_that_is_not_finite_is_reported(
     instructed: Path, out: Path, tmp_path: Path
 ) -> None:
     for value, words in ((-100.0, "collapsed: no query has a mask"), (math.nan, "not finite")):
@@ -374,7 +326,7 @@ def test_a_model_of_one_query_has_not_collapsed(labels: Path, out: Path) -> None
 
 def test_its_own_model_is_not_removed(instructed: Path, out: Path) -> None:
     assert correct(instructed, out, steps=1)
-    with pytest.raises(UsageError, match=r"--init .* lies in --out .*Name another folder"):
+    with pytest.raises(UsageError, match=r"--init .* is inside --out .*Name another folder"):
         correct(out, out, steps=1, overwrite=True)
     assert load_model(out)
 

@@ -10,13 +10,12 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from sohes_cli.errors import StoreError, UsageError
-from sohes_cli.runs.devices import resolve_precision
+from sohes_cli.runs.devices import check_device, resolve_precision
 from sohes_cli.runs.processes import available_cores
 from sohes_cli.runs.shards import Shard
 from sohes_cli.training.distribution import (
     any_process,
     by_main,
-    check_device,
     default_workers,
     make_accelerator,
     out_of_memory,

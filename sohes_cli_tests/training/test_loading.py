@@ -1,4 +1,4 @@
-"""Batches: every photograph once an epoch, the same samples whoever makes them and wherever a run goes on, and errors with a name."""
+"""Batches: every photograph once per epoch, equal samples in any worker and resumed run, and named errors."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Sample = tuple[int, int, float]
 
 @dataclass(frozen=True)
 class Photographs:
-    """Samples that tell their number, their photograph and a number that was drawn for them.
+    """Samples of their number, their photograph and a random number.
 
     Args:
         count: photographs.
         seed: of the run.
-        damaged: the first sample that cannot be made.
-        kills: the first sample whose making kills the process.
+        damaged: first sample that cannot be made.
+        kills: first sample that kills its process.
     """
 
     count: int = 5

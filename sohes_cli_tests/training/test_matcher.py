@@ -1,4 +1,4 @@
-"""The assignment against all possible ones under a cost written as loops, without labels, with too many, with predictions of NaN."""
+"""Assignments against all possible ones under a cost in loops; no labels, too many labels, predictions of NaN."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CANVAS = (64, 96)
 
 
 def naive_costs(output: Output, scene: Scene, stage: int, config: LossConfig) -> torch.Tensor:
-    """Costs [Q, N] of the only image, from whole masks."""
+    """Compute the costs [Q, N] of a single image from whole masks."""
     points = draw_points(1, config.points, generators([scene])[0])[0]
     targets = torch.tensor([[said_at(mask, p) for p in points] for mask in make_masks(scene)]).double()
     costs = torch.zeros(output.pred_logits.shape[2], scene.labels)
@@ -48,7 +48,7 @@ def naive_costs(output: Output, scene: Scene, stage: int, config: LossConfig) ->
 
 
 def least(costs: torch.Tensor) -> float:
-    """The least cost of matching all of the smaller side, by trying everything."""
+    """Find the least cost of matching the smaller side by brute force."""
     wide = costs if costs.shape[0] <= costs.shape[1] else costs.T
     table = wide.tolist()
     return min(

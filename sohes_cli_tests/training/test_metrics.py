@@ -1,4 +1,4 @@
-"""Logs of a run: a JSON object a line and the same numbers for TensorBoard, without a second line for any step after a resumption."""
+"""Metrics of a run: one JSON object a line, the same for TensorBoard, and no repeated step after a resumption."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def write(folder: Path, start: int, end: int) -> None:
-    """A run that begins after step `start` and ends after step `end`."""
+    """Log the steps after `start` up to `end`."""
     with MetricsLog(folder, start) as log:
         for step in range(start + 1, end + 1):
             log.write(step, {"loss": 1 / step, "rate": 0.5})
 
 
 def events(folder: Path) -> list[Event]:
-    """All records of all event files in the order of their names: length, its checksum, content, its checksum."""
+    """Read the records of all event files by name: length, its checksum, content, its checksum."""
     found = []
     for path in sorted((folder / "tensorboard").iterdir()):
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""The teacher as a moving average: its formula for whatever a module holds, in every precision, and how far it is from the student."""
+"""Exponential moving average: its formula for parameters and buffers in every precision, and relative distance."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DECAYS = (0.0, 0.3, 0.9, 0.9995)
 
 
 class Everything(nn.Module):
-    """Parameters of several shapes, statistics that are averaged, and whole numbers and truths that are not."""
+    """Parameters of several shapes, float buffers to average, integer and boolean buffers to copy."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def test_a_student_that_stays_is_approached_geometrically(decay: float, updates:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_student_of_16_bits_is_followed_in_32(dtype: torch.dtype) -> None:
-    """It is one step of its own precision away from the teacher, so that a hundredth of the way would be rounded away."""
+    """A hundredth of one step of the student's precision would be rounded away in 16 bits."""
     away = torch.finfo(dtype).eps
     teacher, student = nn.Linear(8, 8), nn.Linear(8, 8).to(dtype)
     with torch.no_grad():
@@ -132,7 +132,7 @@ def test_a_student_of_16_bits_is_followed_in_32(dtype: torch.dtype) -> None:
     assert teacher.weight.dtype == teacher.bias.dtype == torch.float32
 
 
-# How far apart they are
+# Distance
 
 
 def linear(weight: list[float], bias: float) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Masks at points: bits against unpacked masks, maps against their formula and against pixels, and the choice of points."""
+"""Masks at points: bits against unpacked masks, maps against their formula and pixels, and the choice of points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def source(seed: int = 0) -> torch.Generator:
 
 
 def random_maps(size: tuple[int, int], masks: int, seed: int = 0) -> torch.Tensor:
-    """Maps of an image with its own cells."""
+    """Draw maps of the image's own cells."""
     rows, columns = (-(-side // 32) * 8 for side in size)
     return torch.randn(masks, rows, columns, generator=source(seed), dtype=torch.float64)
 

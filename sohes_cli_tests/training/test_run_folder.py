@@ -24,7 +24,7 @@ KIND = RunKind(
     {"photographs": "photographs_sha256", "labels": "labels_sha256"},
     free=("run.log_every", "run.keep"),
     outputs=("model.safetensors", "best.json"),
-    folders={"pictures": "step-*.jpg"},
+    folders={"pictures": r"step-.*\.jpg"},
 )
 INPUTS = {"photographs": 8, "photographs_sha256": "a" * 64, "labels_sha256": "b" * 64}
 CONFIG = {"model": {"depth": 2, "scale": [0.5, 1.0]}, "run": {"seed": 0, "log_every": 20, "keep": 3}}
@@ -104,7 +104,7 @@ def test_what_decides_nothing_may_change(run: RunFolder, setting: str) -> None:
             {"run.seed": 1, "model.depth": 3, "run.keep": 1},
             r"model\.depth \(2 there, 3 now\), run\.seed \(0 there, 1 now\)\.",
         ),
-        ({"model.new": 5}, r"model\.new \(None there, 5 now\)"),
+        ({"model.new": 5}, r"model\.new \(not set there, 5 now\)"),
     ],
 )
 def test_other_settings_are_refused_by_name(run: RunFolder, settings: dict[str, Any], words: str) -> None:
@@ -153,7 +153,7 @@ def test_an_empty_folder_will_do_and_a_file_will_not(tmp_path: Path) -> None:
     (tmp_path / "empty" / ".hidden").touch()  # such as a file browser leaves
     folder_of(tmp_path / "empty").begin()
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=r"--out .*file is a file"):
+    with pytest.raises(UsageError, match=r"--out .*file is a file, not a folder"):
         folder_of(tmp_path / "file").begin()
 
 
@@ -168,13 +168,21 @@ def test_a_damaged_description_is_refused_unless_overwritten(run: RunFolder, dam
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"format": "another"}', '{"format": "sohes-practice", "format_version": 2, "config": {}}']
+    ("content", "words"),
+    [
+        ("[]", "does not belong to a run of sohes practice"),
+        ("{}", "does not belong to a run of sohes practice"),
+        ('{"format": "another"}', "does not belong to a run of sohes practice"),
+        ('{"format": "sohes-practice", "format_version": 2, "config": {}}', "format_version: 2 there, 1 now"),
+        ('{"format": "sohes-practice", "format_version": 1}', "it has no settings"),
+    ],
 )
-def test_the_description_of_another_program_stays(tmp_path: Path, content: str) -> None:
+def test_the_description_of_another_program_or_version_stays(tmp_path: Path, content: str, words: str) -> None:
     (tmp_path / "run.json").write_text(content)
     for overwrite in (False, True):
-        with pytest.raises(SohesError, match=r"run\.json is not that of a run of sohes practice"):
+        with pytest.raises(SohesError, match=rf"run\.json .*{words}") as caught:
             folder_of(tmp_path).begin(overwrite)
+        assert caught.value.hint == "Choose another --out, or the --phase that made it."
     assert (tmp_path / "run.json").read_text() == content
 
 

@@ -1,4 +1,4 @@
-"""Schedules of training: between 0 and 1, up over the warm-up and down after it, whatever the length of the run."""
+"""Schedules of training: factors in (0, 1] that rise in the warm-up and fall after it, for runs of any length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels of the teacher: masks that land where they belong in the student's view, and which of them are labels."""
+"""Labels of the teacher: positions of masks in the student's view, and selection of labels."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from segment_cases import output_of
 from sohes_cli.data.batch import WeakBatch
 from sohes_cli.data.config import DataConfig
 from sohes_cli.data.jitter import Crop, draw_crop, full_crop
-from sohes_cli.data.targets import crop_masks
 from sohes_cli.errors import WeightsError
 from sohes_cli.inference.postprocess import upsample_masks
 from sohes_cli.masks.packed import PackedMasks
+from sohes_cli.masks.resample import resample_runs
 from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.model.ancestor_head import AncestorHead
 from sohes_cli.model.output import Output
 from sohes_cli.training.correct_config import CorrectConfig, TeacherConfig
-from sohes_cli.training.teacher_labels import TeacherLabels, least_scores, move_masks, teacher_labels
+from sohes_cli.training.teacher_labels import TeacherLabels, min_scores, move_masks, teacher_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sohes_kernels import RunMasks
 
     Shape = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-    """How far places (y, x) of a photograph lie inside of a shape, in pixels; negative outside."""
+    """Signed distance of points (y, x) of a photograph to the edge of a shape in pixels, negative outside."""
 
 CLEAR_PX = 1e-3  # from an edge: float32 keeps distances of up to 1,000 pixels to 1e-4
 DATA = DataConfig(image_size=64, scale=(0.3, 2.0), min_area_px=4, min_visible=0.0)
@@ -40,7 +40,7 @@ STEEP = 4.0  # logits for a pixel
 
 
 def centers(crop: Crop, step: int = 1) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows and columns of the photograph at which the centers of a view's cells of `step` pixels lie, written out."""
+    """Compute the photograph's rows and columns of the centers of a view's cells of `step` pixels."""
     y, x = ((np.arange(-(-side // step)) + 0.5) * step for side in (crop.height, crop.width))
     x = crop.width - x if crop.flipped else x
     return (crop.top + y) * crop.source_height / crop.scaled_height, (
@@ -49,7 +49,7 @@ def centers(crop: Crop, step: int = 1) -> tuple[NDArray[np.float64], NDArray[np.
 
 
 def logits_of(shapes: list[Shape], crop: Crop) -> NDArray[np.float32]:
-    """What a teacher that sees everything says of shapes in its view, at every fourth pixel."""
+    """Make the logits of a perfect teacher for shapes in its view, at stride 4."""
     rows, columns = centers(crop, 4)
     return np.stack([STEEP * shape(rows[:, None], columns) for shape in shapes]).astype(np.float32)
 
@@ -87,7 +87,7 @@ def unpacked(masks: PackedMasks) -> NDArray[np.bool_]:
 
 
 def decoded(bits: torch.Tensor, crop: Crop) -> NDArray[np.bool_]:
-    """Labels as masks of the student's view, bool [N, H, W]."""
+    """Unpack labels to masks of the student's view, bool [N, H, W]."""
     pixels = np.unpackbits(bits.numpy(), axis=1, bitorder="little")[:, : crop.height * crop.width]
     return pixels.reshape(-1, crop.width, crop.height).transpose(0, 2, 1).astype(np.bool_)
 
@@ -101,11 +101,11 @@ def iou_of(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
     return float((mask & other).sum() / (mask | other).sum())
 
 
-# What a mask needs
+# Score thresholds
 
 
 def tau(area: float, config: TeacherConfig) -> float:
-    """The formula of `TeacherConfig`, for one mask."""
+    """Compute the formula of `TeacherConfig` for one mask."""
     share = (math.log(area) - math.log(config.area_small)) / (math.log(config.area_large) - math.log(config.area_small))
     return config.score_small + (config.score_large - config.score_small) * min(max(share, 0.0), 1.0)
 
@@ -113,42 +113,39 @@ def tau(area: float, config: TeacherConfig) -> float:
 @pytest.mark.parametrize(
     "config", [TeacherConfig(), TeacherConfig(score_small=0.8, score_large=0.2, area_small=0.01, area_large=0.5)]
 )
-def test_the_least_score_is_that_of_the_formula(config: TeacherConfig) -> None:
+def test_the_minimum_score_is_that_of_the_formula(config: TeacherConfig) -> None:
     areas = np.exp(np.random.default_rng(0).uniform(math.log(1e-6), 0, 200))
-    np.testing.assert_allclose(least_scores(areas, config), [tau(area, config) for area in areas], rtol=1e-12)
+    np.testing.assert_allclose(min_scores(areas, config), [tau(area, config) for area in areas], rtol=1e-12)
 
 
-def test_the_least_score_at_its_corners() -> None:
+def test_the_minimum_score_at_its_corners() -> None:
     config = TeacherConfig()
     small, large = config.area_small, config.area_large
     areas = np.array([0.0, 1e-9, small / 2, small, math.sqrt(small * large), large, 2 * large, 1.0])
     with np.errstate(all="raise"):  # no logarithm of 0
-        found = least_scores(areas, config)
+        found = min_scores(areas, config)
     np.testing.assert_allclose(found, [0.4, 0.4, 0.4, 0.4, 0.55, 0.7, 0.7, 0.7], rtol=1e-12)
-    assert (np.diff(least_scores(np.linspace(small, large, 50), config)) > 0).all()
-    assert least_scores(np.zeros(0), config).shape == (0,)
+    assert (np.diff(min_scores(np.linspace(small, large, 50), config)) > 0).all()
+    assert min_scores(np.zeros(0), config).shape == (0,)
 
 
-def test_a_fixed_least_score() -> None:
+def test_a_fixed_minimum_score() -> None:
     config = TeacherConfig(threshold="fixed", score_fixed=0.35)
-    assert least_scores(np.array([1e-9, 0.001, 1.0]), config).tolist() == [0.35, 0.35, 0.35]
+    assert min_scores(np.array([1e-9, 0.001, 1.0]), config).tolist() == [0.35, 0.35, 0.35]
 
 
-# Where masks land
+# Positions of masks
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_a_straight_edge_lands_exactly(seed: int) -> None:
-    """Linear logits are interpolated without error, so every pixel of the student must be on the side on which its center lies.
-
-    Beyond the outermost cells of the teacher's view the border repeats.
-    """
+    """Linear logits are interpolated exactly, and repeat beyond the border of the teacher's view."""
     rng = np.random.default_rng(seed)
     height, width = (int(side) for side in rng.integers(20, 400, 2))
     whole = whole_view(height, width, flipped=bool(rng.random() < 0.5))
     source, target = whole if seed % 2 else drawn_crop(height, width, rng), drawn_crop(height, width, rng)
     rows, columns = centers(target)
-    aims = [(rng.choice(rows), rng.choice(columns)) for _ in range(12)]  # edges that the student sees
+    aims = [(rng.choice(rows), rng.choice(columns)) for _ in range(12)]  # edges in the student's view
     shapes = [half_plane(y, x, angle) for (y, x), angle in zip(aims, rng.uniform(0, 2 * np.pi, 12), strict=True)]
     shapes += [half_plane(*aims[0], quarter * np.pi / 2) for quarter in range(4)]
     cells = centers(source, 4)
@@ -173,7 +170,7 @@ def test_moving_to_the_same_view_is_upsampling(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_mirrored_views_give_the_same_masks(seed: int) -> None:
-    """Columns of cells end with the view, so that the mirrored view has mirrored cells."""
+    """The width is a multiple of the cells, so that the mirrored view has mirrored cells."""
     rng = np.random.default_rng(seed)
     view = whole_view(48 + seed, 64)
     view = replace(view, width=60, left=seed % 5, flipped=seed % 3 == 0)
@@ -195,7 +192,8 @@ def test_shapes_land_where_labels_of_the_photograph_do(seed: int) -> None:
     shapes = [disc(90, 110, 70), disc(150, 60, 30), ring(120, 100, 90, 45), box(20, 30, 150, 200), box(100, 5, 235, 90)]
     rows, columns = np.arange(height) + 0.5, np.arange(width) + 0.5
     masks = np.stack([shape(rows[:, None], columns) > 0 for shape in shapes])
-    expected = decoded(torch.from_numpy(PackedMasks.from_runs(crop_masks(runs_of(masks), target)).to_bytes()), target)
+    cropped = resample_runs(runs_of(masks), target.rows, target.columns)
+    expected = decoded(torch.from_numpy(PackedMasks.from_runs(cropped).to_bytes()), target)
     found = unpacked(move_masks(logits_of(shapes, source), source, target))
     seen = [i for i in range(len(shapes)) if expected[i].sum() > 100]
     assert len(seen) >= 1
@@ -211,7 +209,7 @@ GEOMETRY, HEAD = EVERY, replace(EVERY, teacher=replace(EVERY.teacher, hierarchy=
 
 
 def weak_of(*views: tuple[Crop, Crop]) -> WeakBatch:
-    """The views of a batch: what teacher and student see; nobody reads the pixels here."""
+    """Make a batch of (teacher, student) views; pixels are not used."""
     height, width = (max(getattr(crop, side) for crop, _ in views) for side in ("height", "width"))
     pixels = torch.zeros(len(views), height, width, 3, dtype=torch.uint8)
     return WeakBatch(
@@ -220,7 +218,7 @@ def weak_of(*views: tuple[Crop, Crop]) -> WeakBatch:
 
 
 def head_of(pairs: list[tuple[int, int]], queries: int) -> AncestorHead:
-    """A head that says of these pairs of queries of `output_of` that the first is an ancestor of the second, and of no others."""
+    """Make a head that predicts exactly these (ancestor, descendant) pairs of queries of `output_of`."""
     said = torch.full((queries, queries), -9.0)
     for ancestor, node in pairs:
         said[ancestor, node] = 9.0
@@ -239,14 +237,14 @@ def labeled(
     teacher: Crop = VIEW,
     pairs: tuple[tuple[int, int], ...] = (),
 ) -> TeacherLabels:
-    """The labels of one photograph on which a teacher sees these shapes."""
+    """Make the labels of one photograph from shapes in the teacher's view."""
     output, head = output_of(logits_of(shapes, teacher), entity), head_of(list(pairs), len(shapes))
     (found,) = teacher_labels(output, head, weak_of((teacher, student)), config)
     return found
 
 
 def shown(shapes: list[Shape], student: Crop, teacher: Crop = VIEW) -> torch.Tensor:
-    """The bits that shapes have in the student's view."""
+    """Pack the shapes as seen in the student's view."""
     return pack(torch.from_numpy(unpacked(move_masks(logits_of(shapes, teacher), teacher, student))))
 
 
@@ -255,13 +253,13 @@ def scores_of(logits: NDArray[np.float32], entity: list[float]) -> NDArray[np.fl
     return np.array([e * p[m > 0].mean() for e, p, m in zip(entity, probabilities, logits, strict=True)])
 
 
-# Which masks are labels
+# Selection of labels
 
 
 @pytest.mark.parametrize("threshold", ["area", "fixed"])
 @pytest.mark.parametrize("zoom", [1, 2])
 def test_masks_are_accepted_by_score_and_share_of_the_photograph(threshold: str, zoom: int) -> None:
-    """Also where the teacher sees a part of the photograph only, enlarged."""
+    """Also if the teacher's view is an enlarged part of the photograph."""
     rng = np.random.default_rng(zoom)
     teacher = Crop(SIDE, SIDE, 128 * zoom, 128 * zoom, 0, 0, 128, 128)
     shapes = [disc(*rng.uniform(10 / zoom, 80 / zoom, 2), rng.uniform(1.5, 16) / zoom) for _ in range(60)]
@@ -322,7 +320,7 @@ def test_labels_beyond_the_students_view_are_left_out(config: CorrectConfig) -> 
         found = labeled([left, right], [0.9, 0.8], config, student)
         assert torch.equal(found.masks, shown([inside], student))
         assert found.parents.tolist() == [-1]
-        assert len(found.scores) == len(found.areas) == 2  # all that were accepted
+        assert len(found.scores) == len(found.areas) == 2  # all accepted masks
     outside = labeled([left], [0.9], config, RIGHT)
     assert outside.masks.shape == (0, SIDE * SIDE // 16)
     assert (len(outside.parents), len(outside.scores)) == (0, 1)
@@ -330,7 +328,7 @@ def test_labels_beyond_the_students_view_are_left_out(config: CorrectConfig) -> 
 
 @pytest.mark.parametrize("scaled", [48, 96, 192])
 def test_labels_of_which_too_little_is_seen_are_left_out(scaled: int) -> None:
-    """Whatever the student's scale: a quarter of the first is seen, and all of the second."""
+    """At any scale of the student a quarter of the first label is visible, and all of the second."""
     student = Crop(SIDE, SIDE, scaled, scaled, 0, scaled // 2, scaled, scaled // 2)
     shapes = [box(10, 12, 34, 60), box(50, 57, 80, 87)]
     for least, kept in ((0.0, 2), (0.2, 2), (0.3, 1), (0.9, 1)):
@@ -341,7 +339,7 @@ def test_labels_of_which_too_little_is_seen_are_left_out(scaled: int) -> None:
 
 def test_labels_of_too_few_pixels_are_left_out() -> None:
     student = full_crop(SIDE, SIDE, 64)
-    shapes = [disc(30, 30, 5), disc(60, 60, 15)]  # best first, whatever their certainty
+    shapes = [disc(30, 30, 5), disc(60, 60, 15)]  # best first
     pixels = move_masks(logits_of(shapes, VIEW), VIEW, student).areas().tolist()
     for least, kept in ((1, 2), (pixels[0], 2), (pixels[0] + 1, 1), (pixels[1], 1), (pixels[1] + 1, 0)):
         found = labeled(shapes, [0.9, 0.5], replace(EVERY, data=replace(EVERY.data, min_area_px=least)), student)
@@ -351,7 +349,7 @@ def test_labels_of_too_few_pixels_are_left_out() -> None:
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 13), (33, 31), (64, 3), (1, 40), (40, 1), (1, 1)])
 def test_bits_are_packed_as_those_of_labels(size: tuple[int, int]) -> None:
-    """Sizes whose pixels fill their last byte or word and that do not."""
+    """Sizes with full and partly filled last bytes and words."""
     student = Crop(SIDE, SIDE, 48, 48, 4, 6, *size, flipped=True)
     shapes = [disc(30, 40, 28), box(2, 2, 94, 94), box(9, 12, 40, 60), disc(9, 14, 6)]
     found = labeled(shapes, [0.9, 0.8, 0.7, 0.6], replace(EVERY, teacher=replace(EVERY.teacher, nms_iou=1.0)), student)
@@ -361,7 +359,7 @@ def test_bits_are_packed_as_those_of_labels(size: tuple[int, int]) -> None:
     assert found.masks.shape == (len(masks), -(-size[0] * size[1] // 8))
     assert torch.equal(found.masks, pack(torch.from_numpy(masks)))
     assert np.array_equal(found.masks.numpy(), PackedMasks.from_runs(runs_of(masks)).to_bytes())
-    found.masks.add_(1)  # nobody else's memory
+    found.masks.add_(1)  # memory is not shared
 
 
 # The forest
@@ -376,12 +374,8 @@ def test_the_forest_is_that_of_the_masks_or_of_the_head() -> None:
     assert labeled(NESTED, entity, HEAD).parents.tolist() == [-1, -1, -1, -1]
     assert labeled(NESTED, entity, HEAD, pairs=((0, 2),)).parents.tolist() == [2, -1, -1, -1]
     assert labeled(NESTED, entity, HEAD, pairs=((0, 2), (0, 1), (1, 2))).parents.tolist() == [3, -1, -1, 2]
-    assert labeled(NESTED, entity, HEAD, pairs=((0, 3), (2, 0))).parents.tolist() == [
-        -1,
-        -1,
-        -1,
-        -1,
-    ]  # which the masks contradict
+    contradicted = labeled(NESTED, entity, HEAD, pairs=((0, 3), (2, 0)))  # by the masks
+    assert contradicted.parents.tolist() == [-1, -1, -1, -1]
     found = labeled(NESTED, entity, HEAD, pairs=((0, 2),))
     assert torch.equal(found.masks, shown([NESTED[i] for i in (2, 3, 0, 1)], VIEW))
     assert found.parents.dtype == torch.int64
@@ -389,7 +383,7 @@ def test_the_forest_is_that_of_the_masks_or_of_the_head() -> None:
 
 @pytest.mark.parametrize("config", [GEOMETRY, HEAD])
 def test_parts_of_a_label_that_is_left_out_belong_to_its_own_whole(config: CorrectConfig) -> None:
-    """Of the second of three nested boxes a fifth is seen, of the others more than half; the fourth is not seen at all."""
+    """A fifth of the second of three nested boxes is visible, over half of the others, nothing of the fourth."""
     shapes = [box(4, 22, 92, 92), box(20, 25, 76, 54), box(30, 47, 66, 53), box(4, 3, 92, 17)]
     pairs = ((0, 1), (0, 2), (1, 2))
     config = replace(config, data=replace(config.data, min_visible=0.3))
@@ -401,14 +395,14 @@ def test_parts_of_a_label_that_is_left_out_belong_to_its_own_whole(config: Corre
         assert torch.equal(found.masks, shown(wanted, RIGHT))
         assert len(found.scores) == 4
     middle = labeled([shapes[0], shapes[1]], [0.9, 0.8], config, RIGHT, pairs=((0, 1),))
-    assert torch.equal(middle.masks, shown(shapes[:1], RIGHT))  # it was there, and was left out
+    assert torch.equal(middle.masks, shown(shapes[:1], RIGHT))  # the other one was left out
 
 
 def test_the_best_are_taken_with_their_ancestors() -> None:
     shapes = [disc(30, 30, 26), disc(30, 30, 12), disc(72, 20, 12), disc(20, 76, 12), disc(72, 72, 16)]
     entity = [0.5, 0.9, 0.8, 0.7, 0.6]
     for most, taken, parents in (
-        (1, [2], [-1]),  # the best one would come with its whole
+        (1, [2], [-1]),  # the best one needs its whole
         (2, [1, 0], [1, -1]),
         (3, [1, 2, 0], [2, -1, -1]),
         (4, [1, 2, 3, 0], [3, -1, -1, -1]),
@@ -440,7 +434,7 @@ def test_a_mirrored_teachers_view_gives_the_same_labels(config: CorrectConfig) -
 
 @pytest.mark.parametrize("config", [GEOMETRY, HEAD])
 def test_labels_do_not_depend_on_the_other_photographs(config: CorrectConfig) -> None:
-    """What lies beside a view in its batch says that everything is an entity."""
+    """The padding of the batch is full of masks."""
     rng = np.random.default_rng(0)
     sizes = [(96, 96), (50, 120), (130, 37), (70, 71)]
     views = [(whole_view(*size, flipped=bool(i % 2)), drawn_crop(*size, rng)) for i, size in enumerate(sizes)]

@@ -1,4 +1,4 @@
-"""Whole runs of `sohes train`, disturbed or not, in one process or two: all end with the same weights, and what goes wrong has a name."""
+"""Whole runs of `sohes train`, also resumed and in two processes: equal weights, and named failures."""
 
 from __future__ import annotations
 
@@ -9,21 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from train_cases import (
-    FLAGS,
-    after_steps,
-    assert_same_runs,
-    lines_of,
-    steps_kept,
-    tensors_of,
-    tiny_train_config,
-    write_scene,
-)
+from train_cases import FLAGS, after_steps, assert_same_runs, lines_of, steps_kept, tensors_of, tiny_train_config
 
 from sohes_cli.errors import SohesError, UsageError, WeightsError
 from sohes_cli.model.files import load_model
 from sohes_cli.training import learner
-from sohes_cli.training.session import Sources, resumed_run, train_run
+from sohes_cli.training.session import resumed_run, train_run
+from sohes_cli.training.sources import Sources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,22 +29,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A label folder beside the images that it names; not to be changed."""
-    return write_scene(tmp_path_factory.mktemp("scene"))
-
-
-@pytest.fixture(scope="module")
 def whole(labels: Path) -> Path:
-    """The folder of a run that nothing disturbed."""
+    """Folder of an uninterrupted run."""
     out = labels.parent / "whole"
     assert run_training(labels, out)
     return out
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def run_training(
@@ -99,17 +80,8 @@ def test_what_is_written_says_what_made_it(labels: Path, whole: Path) -> None:
     assert description["config"]["model"]["queries"] == model.config.queries == CONFIG.model.queries
     assert len(description["labels_sha256"]) == 64
     assert "torch" in description["versions"]
-    assert {path.name for path in whole.iterdir()} == {
-        *(
-            "run.json",
-            "checkpoints",
-            "metrics.jsonl",
-            "tensorboard",
-            "model.safetensors",
-            "best.safetensors",
-            "pictures",
-        )
-    }
+    names = "run.json checkpoints metrics.jsonl tensorboard model.safetensors best.safetensors pictures"
+    assert {path.name for path in whole.iterdir()} == set(names.split())
     numbers = lines_of(whole)[-1]
     wanted = {
         "loss",

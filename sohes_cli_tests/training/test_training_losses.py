@@ -1,4 +1,4 @@
-"""The criterion against loops over stages, queries and points; its parts add up, and nothing of it depends on padding."""
+"""Set criterion against loops over stages, queries and points; additive over parts and independent of padding."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def losses_of(
     totals: LossTotals | None = None,
     config: LossConfig = CONFIG,
 ) -> dict[str, torch.Tensor]:
-    """Losses of scenes in the canvas of an output; their totals are their own unless others are given."""
+    """Compute the losses of scenes in the canvas of an output, by default with their own totals."""
     height, width = output.mask_features.shape[2:]
     batch = make_batch(scenes, (4 * height, 4 * width))
     matches = matched(output, batch, scenes)
@@ -75,7 +75,7 @@ def leaves(output: Output, weights: Weights) -> dict[str, torch.Tensor]:
 
 
 def naive_points(output: Output, image: int, match: Match, scene: Scene, chunk: int) -> torch.Tensor:
-    """Points of the matched queries, stage by stage, drawn for `chunk` of them at a time."""
+    """Draw the points of the matched queries, stage by stage, `chunk` of them at a time."""
     stages = torch.arange(STAGES)[:, None]
     whole = torch.einsum(
         "nc,chw->nhw", output.mask_embeddings[stages, image, match.queries].flatten(0, 1), output.mask_features[image]
@@ -90,7 +90,7 @@ def naive_points(output: Output, image: int, match: Match, scene: Scene, chunk: 
 
 
 def naive_mask_losses(output: Output, scenes: Sequence[Scene], matches: list[Match], chunk: int) -> tuple[float, float]:
-    """Sums of BCE and dice over stages, images and matched queries, point by point."""
+    """Sum BCE and dice over stages, images and matched queries, point by point."""
     bce = dice = 0.0
     for i, (scene, match) in enumerate(zip(scenes, matches, strict=True)):
         if scene.labels == 0:
@@ -114,7 +114,7 @@ def naive_mask_losses(output: Output, scenes: Sequence[Scene], matches: list[Mat
 def ancestor_pairs(
     output: Output, weights: Weights, batch: Batch, matches: list[Match], stage: int
 ) -> list[list[tuple[float, bool]]]:
-    """Of each image, for each ordered pair of matched queries, the ancestor logit and whether the labels say so."""
+    """List ancestor logit and target of all ordered pairs of matched queries, per image."""
     found = []
     w1, w2 = (weight.detach() for weight in weights)
     for i, match in enumerate(matches):
@@ -136,7 +136,7 @@ def ancestor_pairs(
 def test_mask_and_dice_are_means_over_matched_queries_point_by_point(
     chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scenes = [SCENES[0], SCENES[3]]  # both of 16 x 16 cells, and 48 points to choose from
+    scenes = [SCENES[0], SCENES[3]]  # both of 16 x 16 cells and 48 candidate points
     output = make_output(scenes, CANVAS)
     monkeypatch.setattr(module, "_CHUNK", chunk * (16 * 16 + 5 * 48))
     found = {name: loss.detach() for name, loss in losses_of(scenes, output, make_weights()).items()}
@@ -216,16 +216,16 @@ def test_padding_has_no_gradient() -> None:
     inside = torch.zeros(32, 40, dtype=torch.bool)
     image_cells(inside, SCENES[3].size).fill_(True)
     assert output.mask_features.grad[..., inside].any()
-    assert not output.mask_features.grad[..., ~inside].any()  # and NaN would be some
+    assert not output.mask_features.grad[..., ~inside].any()  # NaN would count as a gradient
 
 
 def test_predictions_that_are_right_cost_next_to_nothing() -> None:
     size = (64, 96)
     masks = torch.zeros(3, *size, dtype=torch.bool)
-    masks[0], masks[1, :32], masks[2, 16:24] = True, True, True  # no corners, which a bilinear map rounds off
+    masks[0], masks[1, :32], masks[2, 16:24] = True, True, True  # no corners, which bilinear sampling rounds off
     batch = Batch(torch.zeros(1, *size, 3), (size,), (pack(masks),), (torch.tensor([-1, 0, 1]),), (1,), ("a.jpg",))
     right = torch.eye(3, dtype=torch.float64).expand(STAGES, 1, 3, 3)
-    features = 2e4 * masks[None, :, ::4, ::4].double() - 1e4  # so steep that no point falls between yes and no
+    features = 2e4 * masks[None, :, ::4, ::4].double() - 1e4  # so steep that no probability is between 0 and 1
     logits = torch.tensor([20.0, -20.0], dtype=torch.float64).expand(STAGES, 1, 3, 2)
     enter = torch.triu(torch.full((3, 3), 80.0, dtype=torch.float64), 1) - 40  # i is an ancestor of j > i
     output = Output(logits, right, right, features)
