@@ -1,19 +1,21 @@
-"""Annotation files in the layout of COCO's: one JSON object with the lists `images`, `annotations` and `categories`.
+"""Annotation files in COCO's layout: one JSON object with the lists `images`, `annotations` and `categories`.
 
-COCO, LVIS, PACO and EntitySeg share it with small differences, which a `Dialect` names. Polygons are kept as they are, so that an
-evaluator rasterizes them as pycocotools does, but for points and lines among them; uncompressed run lengths (COCO's crowd regions)
-become compressed ones, and compressed ones are checked. The whole file is in memory while it is read, as there is no order among its
-annotations. Ids are kept, unless one is below 1: pycocotools takes a match with annotation 0 for none, so such a file is numbered anew.
+COCO, LVIS, PACO and EntitySeg share it with small differences, described by a `Dialect`. Polygons are kept, so that an
+evaluator rasterizes them as pycocotools does, except points and lines among them; uncompressed run lengths (COCO's
+crowd regions) become compressed ones, which are checked. The whole file is in memory while it is read, as its
+annotations are in no order. Ids are kept, unless one is below 1: pycocotools takes a match with annotation 0 for none,
+so such a file gets new ids.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from sohes_cli.convert.ground_truth import UNPACK_AGAIN, Category, Dataset, TruthImage, TruthMask
+from sohes_cli.convert.ground_truth import UNPACK_AGAIN, Category, Dataset, TruthImage, TruthMask, failure
 from sohes_cli.errors import DatasetError
 from sohes_cli.masks.rle import run_lengths
 from sohes_cli.masks.segmentations import compressed
@@ -31,26 +33,24 @@ __all__ = [
     "checked_polygons",
     "checked_segmentation",
     "coco_dataset",
-    "find_file",
-    "image_root",
     "positive",
     "read_coco_json",
     "truth_images",
 ]
 
 _SHORTEST_POLYGON = 6  # coordinates of a triangle; pycocotools cannot rasterize fewer
-_LARGEST_COORDINATE = 1e6  # pixels; pycocotools crashes on polygons that are some thousand times as large
+_LARGEST_COORDINATE = 1e6  # pixels; pycocotools crashes on polygons some thousand times as large
 
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What an annotation file holds.
+    """Content of an annotation file.
 
     Args:
-        path: where it was read from.
+        path: the file.
         images: its image objects, in its order.
-        annotations: its annotation objects by the id of their image, in its order; images without any are missing.
-        categories: its categories, and those that only its annotations know, without a name.
+        annotations: its annotation objects by image id, in its order; without images that have none.
+        categories: its categories, and those that only its annotations name, without a name.
     """
 
     path: Path
@@ -61,13 +61,13 @@ class CocoFile:
 
 @dataclass(frozen=True)
 class Dialect:
-    """In what a data set's files differ from COCO's.
+    """Differences of a data set's files from COCO's.
 
     Args:
-        file_name: gives an image object's path below the image folder.
-        parent_id: gives the id of the annotation that an annotation object is a part of, or None.
+        file_name: function of an image object that returns its path below the image folder.
+        parent_id: function of an annotation object that returns the id of the annotation it is a part of, or None.
         extra: keys of annotation objects to keep where they occur.
-        has_bare_boxes: whether annotations may have an empty segmentation; they are left out, as there is no mask to find.
+        has_bare_boxes: True if annotations may have an empty segmentation; they are left out for lack of a mask.
     """
 
     file_name: Callable[[dict[str, Any]], str] = lambda image: str(image["file_name"])
@@ -79,35 +79,12 @@ class Dialect:
 _COCO = Dialect()
 
 
-def find_file(source: Path, candidates: Sequence[str]) -> Path:
-    """The first of several files that is there.
-
-    Args:
-        source: the data set's folder.
-        candidates: paths below it.
-
-    Raises:
-        DatasetError: if none of them is there, naming all.
-    """
-    for candidate in candidates:
-        if (source / candidate).is_file():
-            return source / candidate
-    looked_for = " or ".join(candidates)
-    raise DatasetError(
-        f"{source} holds no {looked_for}.", "Give the folder into which the data set's own archives were unpacked."
-    )
-
-
-def image_root(source: Path, candidates: Sequence[str], file_name: str) -> str:
-    """The first of several folders, relative to the source, that holds an image; the first of all if none does."""
-    return next((folder for folder in candidates if (source / folder / file_name).is_file()), candidates[0])
-
-
 def read_coco_json(path: Path) -> CocoFile:
     """Read an annotation file and group its annotations by image.
 
     Raises:
-        DatasetError: if it cannot be read, is not in COCO's layout, or an annotation refers to an image that it does not hold.
+        DatasetError: if it cannot be read, is not in COCO's layout, or an annotation names an image that it does not
+            hold.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -120,22 +97,19 @@ def read_coco_json(path: Path) -> CocoFile:
     for annotation in annotations:
         annotation_id, image_id = _identity(path, "annotation", annotation), annotation.get("image_id")
         if type(image_id) is not int or image_id not in by_image:
-            raise DatasetError(
-                f"{path}: annotation {annotation_id} is of image {image_id!r}, which the file does not hold.",
-                UNPACK_AGAIN,
-            )
+            message = f"{path}: annotation {annotation_id} is of image {image_id!r}, which the file does not hold."
+            raise DatasetError(message, UNPACK_AGAIN)
         by_image[image_id].append(annotation)
-    return CocoFile(
-        path, images, {i: found for i, found in by_image.items() if found}, _categories(path, categories, annotations)
-    )
+    found = {i: annotations for i, annotations in by_image.items() if annotations}
+    return CocoFile(path, images, found, _categories(path, categories, annotations))
 
 
 def truth_images(file: CocoFile, dialect: Dialect = _COCO) -> Iterator[TruthImage]:
-    """The images of an annotation file with their masks, in the file's order.
+    """Convert the images of an annotation file with their masks, in the file's order.
 
     Raises:
-        DatasetError: if an image or annotation lacks a key, a mask cannot be decoded or has another size than its image, or a parent
-            is not an annotation of the same image.
+        DatasetError: if an image or annotation lacks a key, a mask cannot be decoded or has another size than its
+            image, or a parent is not an annotation of the same image.
     """
     keeps_ids = all(annotation["id"] > 0 for annotations in file.annotations.values() for annotation in annotations)
     for image in file.images:
@@ -144,9 +118,9 @@ def truth_images(file: CocoFile, dialect: Dialect = _COCO) -> Iterator[TruthImag
         except (KeyError, TypeError, ValueError) as error:
             raise _broken(file.path, f"image {image['id']}", error) from error
         masks = _masks(file.path, file.annotations.get(image["id"], []), height, width, dialect)
-        yield TruthImage(
-            image["id"], name, height, width, masks if keeps_ids else tuple(replace(mask, id=None) for mask in masks)
-        )
+        if not keeps_ids:
+            masks = [replace(mask, id=None) for mask in masks]
+        yield TruthImage(image["id"], name, height, width, tuple(masks))
 
 
 def coco_dataset(
@@ -159,15 +133,16 @@ def coco_dataset(
     expected_images: int | None = None,
     expected_masks: int | None = None,
 ) -> Dataset:
-    """The data set that an annotation file describes.
+    """Open the data set of an annotation file.
 
     Args:
         name: its name on the command line.
         split: the name of its split.
         source: its folder.
         path: its annotation file.
-        image_folders: where its images may lie, relative to `source`.
-        dialect: in what the file differs from COCO's.
+        image_folders: candidates for the folder of its images, relative to `source`; the one that holds the first image
+            is taken, else the first.
+        dialect: differences from COCO's files.
         expected_images: images of the complete split.
         expected_masks: annotations of the complete split.
 
@@ -176,22 +151,22 @@ def coco_dataset(
     """
     file = read_coco_json(path)
     images = truth_images(file, dialect)
-    first = next(images, None)
-    root = image_root(source, image_folders, first.file_name) if first else image_folders[0]
+    first = list(islice(images, 1))
+    found = (folder for folder in image_folders if first and (source / folder / first[0].file_name).is_file())
     return Dataset(
         name=name,
         split=split,
-        images=_chained(first, images),
+        images=chain(first, images),
         total=len(file.images),
         categories=lambda: file.categories,
-        image_root=root,
+        image_root=next(found, image_folders[0]),
         expected_images=expected_images,
         expected_masks=expected_masks,
     )
 
 
 def checked_segmentation(segmentation: object, height: int, width: int) -> Rle | list[list[float]]:
-    """An annotation's mask: compressed run lengths, or polygons as they are.
+    """Check an annotation's mask: return compressed run lengths, or its polygons.
 
     Args:
         segmentation: polygons, or a dict of `size` and `counts`, compressed or not.
@@ -199,7 +174,7 @@ def checked_segmentation(segmentation: object, height: int, width: int) -> Rle |
         width: columns of the image.
 
     Raises:
-        ValueError: if it is none of these, does not fill the image, or has a polygon that encloses nothing.
+        ValueError: if it is none of these, does not fill the image, or has no polygon of three points.
     """
     if isinstance(segmentation, list):
         polygons = checked_polygons(segmentation)
@@ -219,7 +194,7 @@ def checked_segmentation(segmentation: object, height: int, width: int) -> Rle |
 
 
 def checked_extent(annotation: dict[str, Any]) -> tuple[float, list[float]]:
-    """The area and the box of an annotation object, as it states them.
+    """Check and return the area and the box of an annotation object.
 
     Raises:
         KeyError: if it lacks one.
@@ -227,17 +202,14 @@ def checked_extent(annotation: dict[str, Any]) -> tuple[float, list[float]]:
     """
     area, bbox = annotation["area"], annotation["bbox"]
     numbers = [area, *bbox] if isinstance(bbox, list) else []
-    if (
-        len(numbers) != 5
-        or not all(isinstance(number, int | float) and isfinite(number) for number in numbers)
-        or area < 0
-    ):
+    are_finite = all(isinstance(number, int | float) and isfinite(number) for number in numbers)
+    if len(numbers) != 5 or not are_finite or area < 0:
         raise ValueError(f"its area {area!r} and box {bbox!r} must be finite numbers, one and four")
     return area, bbox
 
 
 def checked_polygons(segmentation: object) -> list[list[float]]:
-    """The polygons of an annotation that enclose something: points and lines among them are dropped.
+    """Check an annotation's polygons and drop points and lines among them.
 
     Raises:
         ValueError, TypeError, OverflowError: if it has another form, or a coordinate that no image has.
@@ -252,84 +224,8 @@ def checked_polygons(segmentation: object) -> list[list[float]]:
     return [polygon for polygon in segmentation if len(polygon) >= _SHORTEST_POLYGON]
 
 
-def _masks(
-    path: Path, annotations: list[dict[str, Any]], height: int, width: int, dialect: Dialect
-) -> tuple[TruthMask, ...]:
-    """The masks of one image; a part whose whole has no mask becomes a root."""
-    ids = {annotation["id"] for annotation in annotations}
-    kept = [a for a in annotations if not dialect.has_bare_boxes or a.get("segmentation") != []]
-    position = {annotation["id"]: i for i, annotation in enumerate(kept)}
-    masks = []
-    for annotation in kept:
-        try:
-            parent_id = dialect.parent_id(annotation)
-            if parent_id is not None and parent_id not in ids:
-                raise ValueError(f"it is a part of annotation {parent_id!r}, which its image does not have")
-            masks.append(
-                _mask(annotation, height, width, None if parent_id is None else position.get(parent_id), dialect)
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise _broken(path, f"annotation {annotation['id']}", error) from error
-    return tuple(masks)
-
-
-def _mask(annotation: dict[str, Any], height: int, width: int, parent: int | None, dialect: Dialect) -> TruthMask:
-    area, bbox = checked_extent(annotation)
-    return TruthMask(
-        segmentation=checked_segmentation(annotation["segmentation"], height, width),
-        area=area,
-        bbox_xywh=bbox,
-        category_id=_category_id(annotation),
-        id=annotation["id"],
-        parent=parent,
-        is_crowd=_is_crowd(annotation),
-        extra={key: annotation[key] for key in dialect.extra if key in annotation},
-    )
-
-
-def _category_id(annotation: dict[str, Any]) -> int:
-    found = annotation["category_id"]
-    if type(found) is not int:
-        raise ValueError(f"its category_id {found!r} must be a whole number")
-    return found
-
-
-def _is_crowd(annotation: dict[str, Any]) -> bool:
-    found = annotation.get("iscrowd", 0)
-    if not isinstance(found, int) or found not in (0, 1):
-        raise ValueError(f"its iscrowd {found!r} must be 0 or 1")
-    return bool(found)
-
-
-def _objects(path: Path, data: object, key: str) -> list[dict[str, Any]]:
-    found = data.get(key) if isinstance(data, dict) else None
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise DatasetError(
-            f"{path} has no list of {key}: it is not an annotation file in COCO's layout.",
-            "Give the data set's own annotation file.",
-        )
-    return found
-
-
-def _identity(path: Path, what: str, item: dict[str, Any]) -> int:
-    found = item.get("id")
-    if type(found) is not int:
-        raise DatasetError(f"{path}: an {what} has the id {found!r}, which must be a whole number.", UNPACK_AGAIN)
-    return found
-
-
-def _categories(path: Path, listed: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> tuple[Category, ...]:
-    """The listed categories and, as scores do not depend on categories, those that are used but not listed."""
-    named = {
-        _identity(path, "category", c): Category(c["id"], str(c.get("name", "")), str(c.get("supercategory", "")))
-        for c in listed
-    }
-    used = {found for annotation in annotations if type(found := annotation.get("category_id")) is int}
-    return (*named.values(), *(Category(i, "") for i in sorted(used - named.keys())))
-
-
 def positive(value: object) -> int:
-    """A side of an image.
+    """Check a side of an image.
 
     Raises:
         ValueError: if it is no whole number of at least 1.
@@ -339,12 +235,60 @@ def positive(value: object) -> int:
     return value
 
 
-def _broken(path: Path, what: str, error: Exception) -> DatasetError:
-    reason = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-    return DatasetError(f"{path}: {what}: {reason}.", UNPACK_AGAIN)
+def _masks(path: Path, annotations: list[dict[str, Any]], height: int, width: int, dialect: Dialect) -> list[TruthMask]:
+    """Convert the masks of one image; a part whose whole has no mask becomes a root."""
+    ids = {annotation["id"] for annotation in annotations}
+    kept = [a for a in annotations if not dialect.has_bare_boxes or a.get("segmentation") != []]
+    position = {annotation["id"]: i for i, annotation in enumerate(kept)}
+    masks = []
+    for annotation in kept:
+        try:
+            parent_id = dialect.parent_id(annotation)
+            if parent_id is not None and parent_id not in ids:
+                raise ValueError(f"it is a part of annotation {parent_id!r}, which its image does not have")
+            parent = None if parent_id is None else position.get(parent_id)
+            masks.append(_mask(annotation, height, width, parent, dialect))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise _broken(path, f"annotation {annotation['id']}", error) from error
+    return masks
 
 
-def _chained(first: TruthImage | None, others: Iterator[TruthImage]) -> Iterator[TruthImage]:
-    if first is not None:
-        yield first
-        yield from others
+def _mask(annotation: dict[str, Any], height: int, width: int, parent: int | None, dialect: Dialect) -> TruthMask:
+    area, bbox = checked_extent(annotation)
+    category_id, is_crowd = annotation["category_id"], annotation.get("iscrowd", 0)
+    segmentation = checked_segmentation(annotation["segmentation"], height, width)
+    if type(category_id) is not int:
+        raise ValueError(f"its category_id {category_id!r} must be a whole number")
+    if not isinstance(is_crowd, int) or is_crowd not in (0, 1):
+        raise ValueError(f"its iscrowd {is_crowd!r} must be 0 or 1")
+    extra = {key: annotation[key] for key in dialect.extra if key in annotation}
+    return TruthMask(segmentation, area, bbox, category_id, annotation["id"], parent, bool(is_crowd), extra)
+
+
+def _objects(path: Path, data: object, key: str) -> list[dict[str, Any]]:
+    found = data.get(key) if isinstance(data, dict) else None
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        message = f"{path} has no list of {key}: it is not an annotation file in COCO's layout."
+        raise DatasetError(message, "Give the data set's own annotation file.")
+    return found
+
+
+def _identity(path: Path, noun: str, item: dict[str, Any]) -> int:
+    found = item.get("id")
+    if type(found) is not int:
+        raise DatasetError(f"{path}: {noun} has the id {found!r}, which must be a whole number.", UNPACK_AGAIN)
+    return found
+
+
+def _categories(path: Path, listed: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> tuple[Category, ...]:
+    """Return the listed categories and those that are used but not listed, since scores do not depend on categories."""
+    named = {
+        _identity(path, "category", c): Category(c["id"], str(c.get("name", "")), str(c.get("supercategory", "")))
+        for c in listed
+    }
+    used = {found for annotation in annotations if type(found := annotation.get("category_id")) is int}
+    return (*named.values(), *(Category(i, "") for i in sorted(used - named.keys())))
+
+
+def _broken(path: Path, item: str, error: Exception) -> DatasetError:
+    return DatasetError(f"{path}: {item}: {failure(error)}.", UNPACK_AGAIN)

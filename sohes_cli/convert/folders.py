@@ -1,4 +1,4 @@
-"""The files below a data set's folder. Links to folders are followed, since large data sets are often spread over several disks."""
+"""Files of a data set's folder; links to folders are followed, since large data sets spread over several disks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,26 @@ from typing import TYPE_CHECKING, NoReturn
 from sohes_cli.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-__all__ = ["files_below"]
+__all__ = ["files_below", "find_file"]
+
+
+def find_file(source: Path, candidates: Sequence[str]) -> Path:
+    """Return the first of several files, paths below `source`, that exists.
+
+    Raises:
+        DatasetError: if none exists, naming all.
+    """
+    for candidate in candidates:
+        if (source / candidate).is_file():
+            return source / candidate
+    hint = "Give the folder into which the data set's own archives were unpacked."
+    raise DatasetError(f"{source} holds no {' or '.join(candidates)}.", hint)
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Walk over the files below a folder, leaving out hidden files and folders.
-
-    A folder that can be reached in several ways is walked once, so that loops of links end.
+    """Walk over the files below a folder, without hidden files and folders; each folder is visited once, despite links.
 
     Returns:
         Paths relative to `root`, with forward slashes, in no particular order.

@@ -1,11 +1,11 @@
-"""Class-agnostic mask AR and AP of many images, from what each image adds.
+"""Class-agnostic mask AR and AP of many images, from the counts of each image.
 
-    recall(t, k) = right predictions among the best k of each image, at IoU threshold t, over all images / annotations that count
-    AR@k         = mean of recall(t, k) over t = 0.50:0.05:0.95
-    AP           = mean over t and 101 recall levels of the best precision at or above that recall, 100 predictions an image
+    recall(t, k) = right predictions among the best k of each image, at IoU threshold t / annotations that count AR@k
+    = mean of recall(t, k) over t = 0.50:0.05:0.95 AP           = mean over t and 101 recall levels of the best
+    precision at or above that recall, 100 predictions an image
 
-An image without predictions counts in full: its annotations are missed. A second set of scores leaves such images out; precision and
-recall differ between the two in the number of annotations alone.
+An image without predictions counts in full: its annotations are missed. A second set of scores leaves such images out;
+precision and recall differ between the two in the number of annotations alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["RANKS", "Evaluation", "MaskScores", "average_precision", "evaluation_of"]
 
 RANKS = (1, 10, 100, 1000)
-"""Numbers of masks an image at which AR is reported."""
+"""Numbers of masks per image at which AR is reported."""
 
 _RECALL_LEVELS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 
@@ -44,7 +44,7 @@ class MaskScores:
         ar_small: AR@1000 on annotations up to 32^2 pixels.
         ar_medium: between 32^2 and 96^2 pixels.
         ar_large: from 96^2 pixels on.
-        ap: average precision at 100 masks an image, over all thresholds.
+        ap: average precision at 100 masks per image, over all thresholds.
         ap50: at IoU 0.50.
         ap75: at IoU 0.75.
     """
@@ -59,15 +59,10 @@ class MaskScores:
     ap75: float | None
 
     def summary(self) -> dict[str, float | None]:
-        """The scores by name, without the curve."""
+        """Return the scores by name, without the curve."""
         by_size = {"ar_small": self.ar_small, "ar_medium": self.ar_medium, "ar_large": self.ar_large}
-        return {
-            **{f"ar_{k}": v for k, v in self.ar.items()},
-            **by_size,
-            "ap": self.ap,
-            "ap_50": self.ap50,
-            "ap_75": self.ap75,
-        }
+        precision = {"ap": self.ap, "ap_50": self.ap50, "ap_75": self.ap75}
+        return {f"ar_{k}": v for k, v in self.ar.items()} | by_size | precision
 
 
 @dataclass(frozen=True)
@@ -75,19 +70,20 @@ class Evaluation:
     """Scores of one set of predictions.
 
     Args:
-        images: annotated images.
-        images_with_predictions: those that the predictions know, with masks or without.
-        annotations: annotated masks, crowd regions left out.
-        crowds: crowd regions.
-        masks: predicted masks of annotated images, those past the 1,000th of an image included.
-        images_past_limit: images with more than 1,000 predictions.
-        unscored: predicted masks without a score, which count as 1.
-        repeated: predicted masks that equal an earlier one of their image in mask, score and class.
-        first_repeated: position of the first image with such masks, and the id or place of the first of them; None if there are none.
+        images: number of annotated images.
+        images_with_predictions: number of those listed in the predictions, with masks or without.
+        annotations: number of annotated masks without crowd regions.
+        crowds: number of crowd regions.
+        masks: number of predicted masks of annotated images, including those past the 1,000th of an image.
+        images_past_limit: number of images with more than 1,000 predictions.
+        unscored: number of predicted masks without a score, which count as 1.
+        repeated: number of predicted masks that equal an earlier one of their image in mask, score and class.
+        first_repeated: index of the first image with such masks, and the id or number of the first of them; None
+            without any.
         all_images: scores over all annotated images.
         predicted_images: scores over those with predictions.
-        hierarchy: counts of part-of pairs; None if the predictions have no `parent` or no part-of pair is annotated.
-        forest: counts of the predicted forests; None if the predictions have no `parent`.
+        hierarchy: counts of part-of pairs; None without `parent` in the predictions or without annotated pairs.
+        forest: counts of the predicted forests; None without `parent` in the predictions.
         truth_forest: counts of the annotated forests.
     """
 
@@ -108,16 +104,12 @@ class Evaluation:
 
     @property
     def found_nothing(self) -> bool:
-        """Whether no prediction found any annotation."""
+        """True if no prediction matches any annotation."""
         return not self.all_images.recall_curve.any()
 
 
 def evaluation_of(outcomes: Sequence[ImageOutcome]) -> Evaluation:
-    """Add up the images.
-
-    Args:
-        outcomes: those of all annotated images, in the order of their ids, which decides between equal scores.
-    """
+    """Sum the outcomes of all annotated images, in the order of their ids, which decides between equal scores."""
     predicted = [o for o in outcomes if o.has_predictions]
     hierarchy, forest, truth_forest = _hierarchy(outcomes)
     return Evaluation(
@@ -141,13 +133,13 @@ def evaluation_of(outcomes: Sequence[ImageOutcome]) -> Evaluation:
 def average_precision(
     scores: NDArray[np.float64], is_matched: NDArray[np.bool_], is_ignored: NDArray[np.bool_], n_truths: int
 ) -> NDArray[np.float64]:
-    """Average precision at each IoU threshold.
+    """Compute the average precision at each IoU threshold.
 
     Args:
-        scores: scores of all predictions of all images, in the order that decides between equal ones, float64 [D].
-        is_matched: whether each found an annotation, bool [T, D].
-        is_ignored: whether it does not count, bool [T, D].
-        n_truths: annotations that count, at least 1.
+        scores: scores of the predictions of all images, in the order that decides between equal ones, float64 [D].
+        is_matched: True for predictions with an annotation, bool [T, D].
+        is_ignored: True for predictions that do not count, bool [T, D].
+        n_truths: number of annotations that count, at least 1.
 
     Returns:
         float64 [T].
@@ -195,7 +187,7 @@ def _precision(outcomes: Sequence[ImageOutcome], n_truths: int) -> NDArray[np.fl
 
 
 def _hierarchy(outcomes: Sequence[ImageOutcome]) -> tuple[HierarchyCounts | None, ForestCounts | None, ForestCounts]:
-    """Counts of all images; those without predictions have annotated pairs, too, which are missed."""
+    """Sum the counts of all images; annotated pairs of images without predictions are missed."""
     pairs, forest, truth_forest = HierarchyCounts(), ForestCounts(), ForestCounts()
     for o in outcomes:
         pairs.add(o.hierarchy)

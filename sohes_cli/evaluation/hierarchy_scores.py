@@ -1,7 +1,8 @@
 """Scores of a predicted part-of forest against an annotated one.
 
-Masks are paired one to one at IoU >= 0.5, by decreasing IoU (`match_by_iou`); m(i) is the prediction paired with annotation i, g(p) the
-annotation paired with prediction p. P is the set of annotated part-of pairs (i, j), i being j's `parent`.
+Masks are paired one to one at IoU >= 0.5, by decreasing IoU (`match_by_iou`); m(i) is the prediction paired with
+annotation i, g(p) the annotation paired with prediction p. P is the set of annotated part-of pairs (i, j), i being j's
+`parent`.
 
     F = {(i, j) in P : m(i) and m(j) exist}              both masks found
     L = {(i, j) in F : m(i) is an ancestor of m(j)}      and linked
@@ -12,15 +13,15 @@ annotation paired with prediction p. P is the set of annotated part-of pairs (i,
     K = {(p, q) : p and q are paired, p is the nearest paired ancestor of q}
     link precision  = |{(p, q) in K : g(p) is an ancestor of g(q)}| / |K|
 
-Masks without a partner neither help nor harm, because data sets do not annotate everything: a link that skips an unpaired mask in
-between counts like a direct one. A forest is described by its depth (levels of an image's deepest tree, a root alone being 1) and
-its branching (parts of a mask that has any). Counts are summed over images before they are divided.
+Masks without a partner neither help nor harm, because data sets do not annotate everything: a link that skips an
+unpaired mask counts like a direct one. A forest is described by its depth (levels of an image's deepest tree, 1 for a
+root alone) and its branching (parts of a mask that has any). Counts are summed over images before they are divided.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -37,16 +38,26 @@ PAIR_IOU = 0.5
 
 
 @dataclass
-class ForestCounts:
-    """What describes the forests of many images.
+class _Counts:
+    """Counts that add up over images."""
+
+    def add(self, other: Self) -> None:
+        """Add the counts of other images."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+
+@dataclass
+class ForestCounts(_Counts):
+    """Shape of the forests of many images.
 
     Args:
-        images: images with at least one mask.
-        masks: nodes.
-        roots: nodes without a parent.
-        wholes: nodes with parts.
-        depths: the depths of the images, added up.
-        deepest: the largest of them.
+        images: number of images with at least one mask.
+        masks: number of nodes.
+        roots: number of nodes without a parent.
+        wholes: number of nodes with parts.
+        depths: sum of the depths of the images.
+        deepest: largest depth of an image.
     """
 
     images: int = 0
@@ -58,21 +69,20 @@ class ForestCounts:
 
     @classmethod
     def of(cls, forest: Forest) -> ForestCounts:
-        """The counts of one image."""
+        """Count one image."""
         if not forest.parents:
             return cls()
         depth = 1 + max(forest.levels)
         return cls(1, len(forest.parents), len(forest.roots), sum(bool(c) for c in forest.children), depth, depth)
 
-    def add(self, other: ForestCounts) -> None:
-        """Take in the counts of other images."""
+    def add(self, other: Self) -> None:
+        """Add the counts of other images."""
         deepest = max(self.deepest, other.deepest)
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        super().add(other)
         self.deepest = deepest
 
     def summary(self) -> dict[str, float | None]:
-        """Mean depth of an image, deepest image, mean branching, trees an image."""
+        """Return mean and maximum depth of an image, mean branching, and trees per image."""
         return {
             "mean_depth": ratio(self.depths, self.images),
             "max_depth": self.deepest,
@@ -82,15 +92,15 @@ class ForestCounts:
 
 
 @dataclass
-class HierarchyCounts:
-    """The sizes of the sets above.
+class HierarchyCounts(_Counts):
+    """Sizes of the sets above.
 
     Args:
         pairs: |P|.
         pairs_found: |F|.
         pairs_linked: |L|.
         links: |K|.
-        links_right: links of K that the annotation has, too.
+        links_right: number of links of K that are annotated.
     """
 
     pairs: int = 0
@@ -101,7 +111,7 @@ class HierarchyCounts:
 
     @classmethod
     def of(cls, ious: NDArray[np.float64], forest: Forest, truth: Forest) -> HierarchyCounts:
-        """The counts of one image.
+        """Count one image.
 
         Args:
             ious: IoU of each prediction with each annotation, float64 [N, M].
@@ -124,13 +134,8 @@ class HierarchyCounts:
             links_right=sum(annotated[p] in truth.ancestors(annotated[q]) for p, q in links),
         )
 
-    def add(self, other: HierarchyCounts) -> None:
-        """Take in the counts of another image."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
-
     def summary(self) -> dict[str, float | None]:
-        """The scores in [0, 1], None where nothing is to be counted, and the counts that they come from."""
+        """Return the scores in [0, 1], None for 0 / 0, and the counts that they come from."""
         return {
             "part_of_recall": ratio(self.pairs_linked, self.pairs),
             "pairs_found": ratio(self.pairs_found, self.pairs),
@@ -142,5 +147,5 @@ class HierarchyCounts:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """part / whole, None if there is no whole."""
+    """Compute part / whole; None if `whole` is 0."""
     return part / whole if whole else None

@@ -1,8 +1,8 @@
-"""One image: its predicted and annotated masks read, checked and matched; only counts are kept.
+"""Scores of one image: its predicted and annotated masks are read, checked and matched, and only counts are kept.
 
-What comes back is small whatever the image: right predictions by rank, the best hundred with their scores (average precision orders
-them across images), and the counts of the hierarchy. So memory grows with neither masks nor pixels. Everything that is wrong with the
-masks of an image is named by file and id, and such an image has no counts.
+The outcome is small for any image: right predictions by rank, the best hundred with their scores (average
+precision orders them across images), and the counts of the hierarchy. So memory grows with neither masks nor pixels.
+Damaged masks are named by file and id, and their image has no counts.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.structures import Forest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
     from sohes_kernels import RunMasks
 
@@ -32,27 +34,27 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST_RANK", "MOST_PROBLEMS", "PRECISION_RANK", "ImageOutcome", "ImageTask", "score_image"]
 
 LARGEST_RANK = 1000
-"""Predictions of an image that count, the best-scoring ones."""
+"""Maximum number of predictions per image, the best-scoring ones."""
 
 PRECISION_RANK = 100
-"""Predictions of an image that count for average precision, as COCO has it."""
+"""Maximum number of predictions per image for average precision, as in COCO."""
 
 MOST_PROBLEMS = 20
-"""Problems of an image that are spelled out, so that a file in which every mask is bad does not fill the memory."""
+"""Maximum number of messages per image, so that a file of bad masks only does not fill the memory."""
 
 _LARGEST_CATEGORY = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class ImageTask:
-    """What to compare.
+    """Annotations and predictions of one image.
 
     Args:
-        index: position of the image in the ground truth.
+        index: index of the image in the ground truth.
         image: the image, with its size.
         truth: its annotations.
-        predicted: its predictions; None if there are none to be had.
-        default_score: score of a prediction that has none; None where that is an error.
+        predicted: its predictions; None if the predictions do not list the image.
+        default_score: score of a prediction without one; None if that is an error.
     """
 
     index: int
@@ -64,25 +66,25 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class ImageOutcome:
-    """What one image adds to the scores; T thresholds, D predictions of which E = min(D, 100) count for precision.
+    """Contribution of one image to the scores; T thresholds, D predictions, E = min(D, 100) of them for precision.
 
     Args:
-        index: position of the image in the ground truth.
-        problems: what is wrong with its masks, one sentence each, up to `MOST_PROBLEMS`; with any, the rest is empty.
-        n_problems: all of them.
-        has_predictions: whether the predictions know this image, with masks or without.
-        n_predictions: its predictions, those past the 1,000th included.
-        n_unscored: predictions that took the default score.
-        n_repeated: predictions that equal an earlier one in mask, score and class.
-        first_repeated: the id or place of the first of these.
-        n_crowds: crowd regions.
-        n_truths: annotations that count, of all sizes, small, medium, large, int64 [4].
-        hits: whether a prediction is right, bool [T, D], all sizes.
-        hits_by_size: right predictions on small, medium and large annotations, int64 [3, T].
+        index: index of the image in the ground truth.
+        problems: defects of its masks, a sentence each, at most `MOST_PROBLEMS`; with any, the rest is empty.
+        n_problems: number of all defects.
+        has_predictions: True if the predictions list the image, with masks or without.
+        n_predictions: number of its predictions, including those past the 1,000th.
+        n_unscored: number of predictions with the default score.
+        n_repeated: number of predictions that equal an earlier one in mask, score and class.
+        first_repeated: id or number of the first of these.
+        n_crowds: number of crowd regions.
+        n_truths: numbers of annotations that count: all, small, medium, large, int64 [4].
+        hits: True for right predictions, all sizes, bool [T, D].
+        hits_by_size: numbers of right predictions on small, medium and large annotations, int64 [3, T].
         scores: float64 [E], descending.
-        is_matched: bool [T, E], all sizes.
-        is_ignored: bool [T, E], all sizes.
-        has_parents: whether a prediction has the key `parent`; without it the predicted forest is flat.
+        is_matched: all sizes, bool [T, E].
+        is_ignored: all sizes, bool [T, E].
+        has_parents: True if a prediction has the key `parent`; otherwise the predicted forest is flat.
         hierarchy: counts of part-of pairs.
         forest: counts of the predicted forest.
         truth_forest: counts of the annotated forest.
@@ -111,7 +113,7 @@ class ImageOutcome:
 
 @dataclass(frozen=True)
 class _Masks:
-    """The masks of one side and what the file says of them; `forest` is flat where no annotation has the key `parent`."""
+    """Masks and annotation objects of one side; `forest` is flat if no annotation has the key `parent`."""
 
     runs: RunMasks
     data: list[dict[str, Any]]
@@ -128,15 +130,15 @@ def score_image(task: ImageTask) -> ImageOutcome:
     except SohesError as error:
         return ImageOutcome(task.index, [str(error)], 1)
     problems = truth.problems + _truth_problems(task, truth.data)
-    if predicted is not None:
-        problems += predicted.problems + _score_problems(task, predicted.data)
+    if predicted is not None and task.predicted is not None:
+        problems += predicted.problems + _score_problems(task.predicted, task, predicted.data)
     if problems:
         return ImageOutcome(task.index, problems[:MOST_PROBLEMS], len(problems))
     return _compare(task, truth, predicted)
 
 
 def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageOutcome:
-    order = np.argsort(_categories(truth.data), kind="stable")  # pycocotools goes through the categories in turn
+    order = np.argsort(_categories(truth.data), kind="stable")  # the order of pycocotools
     is_crowd = np.array([bool(truth.data[i].get("iscrowd")) for i in order], bool)
     truth_pixels = truth.runs.areas()[order]
     truth_areas = np.array([truth.data[i].get("area", a) for i, a in zip(order, truth_pixels, strict=True)], np.float64)
@@ -175,7 +177,7 @@ def _compare(task: ImageTask, truth: _Masks, predicted: _Masks | None) -> ImageO
 
 
 def _ranked(predicted: _Masks | None, scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Positions of the predictions, best first; of equal scores the lower category, then the earlier one, as in pycocotools."""
+    """Rank the predictions, best first; of equal scores by category, then position, as in pycocotools."""
     if predicted is None:
         return np.zeros(0, np.int64)
     return np.lexsort((_categories(predicted.data), -scores)).astype(np.int64)
@@ -191,12 +193,12 @@ def _categories(data: list[dict[str, Any]]) -> NDArray[np.int64]:
 
 
 def _repeated(data: list[dict[str, Any]]) -> list[int]:
-    """Positions of the predictions that equal an earlier one in mask, score and class, as in results that were written twice."""
+    """Find the predictions that equal an earlier one in mask, score and class, as in results written twice."""
     counts = Counter(a["score"] for a in data if "score" in a)
     seen: set[str] = set()
     repeated = []
     for i, a in enumerate(data):
-        if counts[a.get("score")] > 1:  # most scores occur once, which saves the time to look at the mask
+        if counts[a.get("score")] > 1:  # most scores occur once, which saves reading the mask
             key = str((a["score"], a.get("category_id"), a["segmentation"]))
             if key in seen:
                 repeated.append(i)
@@ -207,7 +209,7 @@ def _repeated(data: list[dict[str, Any]]) -> list[int]:
 def _without_crowds(
     truth: _Masks, order: NDArray[np.int64], is_crowd: NDArray[np.bool_]
 ) -> tuple[Forest, NDArray[np.int64]]:
-    """The annotated forest without crowd regions, and the column of the IoUs that each of its nodes has."""
+    """Return the annotated forest without crowd regions, and the column of each of its nodes in the IoU matrix."""
     columns = np.flatnonzero(~is_crowd)
     node = {int(order[column]): i for i, column in enumerate(columns)}
     parents = truth.forest.parents
@@ -215,7 +217,7 @@ def _without_crowds(
 
 
 def _reordered(forest: Forest, ranked: NDArray[np.int64]) -> Forest:
-    """The forest with its nodes in the order of `ranked`."""
+    """Permute the nodes of a forest to the order of `ranked`."""
     node = {old: new for new, old in enumerate(ranked.tolist())}
     return Forest(tuple(node[p] if (p := forest.parents[old]) >= 0 else -1 for old in ranked.tolist()))
 
@@ -223,7 +225,7 @@ def _reordered(forest: Forest, ranked: NDArray[np.int64]) -> Forest:
 def _read(image: ImageEntry, location: Location) -> _Masks:
     data = location.load()
     runs, reasons = parse_segmentations([a.get("segmentation") for a in data], image.height, image.width)
-    problems = [f"{location.path}: annotation {_name(data, i)} of {image}: {reason}." for i, reason in reasons.items()]
+    problems = _sentences(location, image, data, reasons.items())
     forest = Forest((-1,) * len(data))
     has_parents = any("parent" in a for a in data)
     if has_parents:
@@ -248,31 +250,29 @@ def _forest(data: list[dict[str, Any]]) -> Forest:
 
 def _truth_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
     bad = [(i, "area") for i, a in enumerate(data) if not _is_finite(a.get("area", 0)) or a.get("area", 0) < 0]
-    bad += [
-        (i, "iscrowd") for i, a in enumerate(data) if a.get("iscrowd", 0) not in (0, 1)
-    ]  # the text "0" would be true
-    return [
-        f"{task.truth.path}: annotation {_name(data, i)} of {task.image}: its {key} is {_shown(data[i][key])}."
-        for i, key in sorted(bad)
-    ]
+    # the text "0" would be true
+    bad += [(i, "iscrowd") for i, a in enumerate(data) if a.get("iscrowd", 0) not in (0, 1)]
+    shown = [(i, f"its {key} is {reprlib.repr(data[i][key])}") for i, key in sorted(bad)]
+    return _sentences(task.truth, task.image, data, shown)
 
 
-def _score_problems(task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
-    path = task.predicted.path if task.predicted is not None else ""
-    bad = [i for i, a in enumerate(data) if not _is_finite(a.get("score", task.default_score))]
-    shown = [(i, f"its score is {_shown(data[i]['score'])}" if "score" in data[i] else "it has no score") for i in bad]
-    return [f"{path}: annotation {_name(data, i)} of {task.image}: {reason}." for i, reason in shown]
+def _score_problems(location: Location, task: ImageTask, data: list[dict[str, Any]]) -> list[str]:
+    bad = [(i, a) for i, a in enumerate(data) if not _is_finite(a.get("score", task.default_score))]
+    shown = [(i, f"its score is {reprlib.repr(a['score'])}" if "score" in a else "it has no score") for i, a in bad]
+    return _sentences(location, task.image, data, shown)
+
+
+def _sentences(
+    location: Location, image: ImageEntry, data: list[dict[str, Any]], reasons: Iterable[tuple[int, str]]
+) -> list[str]:
+    return [f"{location.path}: annotation {_name(data, i)} of {image}: {reason}." for i, reason in reasons]
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is a number that float64 holds; an integer of JSON may be of any size."""
+    """True for a number in the range of float64; an integer of JSON may have any size."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
-def _shown(value: Any) -> str:
-    return reprlib.repr(value)
-
-
 def _name(data: list[dict[str, Any]], index: int) -> str:
-    """An annotation's id, or its place among those of its image."""
+    """Id of an annotation, or its number among those of its image."""
     return str(data[index]["id"]) if "id" in data[index] else f"number {index + 1}"

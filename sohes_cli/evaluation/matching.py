@@ -1,9 +1,10 @@
-"""Which predicted mask finds which annotated mask: COCO's greedy matching, and a one-to-one matching by IoU alone.
+"""COCO's greedy matching of predicted masks to annotated masks.
 
-COCO's rule, for each IoU threshold and each range of areas: predictions in the order of their scores each take the free annotation of
-highest IoU at or above the threshold, annotations that count before those to be ignored; a crowd region stays free. A
-prediction is ignored if it matches an ignored annotation, or matches none and its own area is out of range. `match_detections` does
-this over the few pairs above the lowest threshold; `match_detections_reference` is the same rule in plain loops.
+For each IoU threshold and each range of areas, predictions in the order of their scores each take the free annotation
+of highest IoU at or above the threshold, annotations that count before ignored ones; a crowd region stays free. A
+prediction is ignored if it matches an ignored annotation, or matches none and its own area is out of range.
+`match_detections` visits the few pairs above the lowest threshold; `match_detections_reference` is the same rule in
+plain loops.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ _ALMOST_ONE = 1 - 1e-10
 
 @dataclass(frozen=True)
 class Matches:
-    """How D predictions of an image, best first, fared at T thresholds in A ranges of areas.
+    """Matches of D predictions of an image, best first, at T thresholds in A ranges of areas.
 
     Args:
-        is_matched: whether a prediction found an annotation, bool [A, T, D].
-        is_ignored: whether it counts neither as right nor as wrong, bool [A, T, D].
-        n_truths: annotations that count, int64 [A].
+        is_matched: True for a prediction with an annotation, bool [A, T, D].
+        is_ignored: True for one that counts neither as right nor as wrong, bool [A, T, D].
+        n_truths: number of annotations that count, int64 [A].
     """
 
     is_matched: NDArray[np.bool_]
@@ -46,13 +47,13 @@ class Matches:
 def crowd_ious(
     shared: NDArray[np.int64], areas: NDArray[np.int64], truth_areas: NDArray[np.int64], is_crowd: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """IoU of predictions with annotations; with a crowd region the share of the prediction that lies in it.
+    """Compute the IoU of predictions with annotations; with a crowd region, the share of the prediction inside it.
 
     Args:
-        shared: pixels that each pair shares, int64 [D, G].
+        shared: intersections in pixels, int64 [D, G].
         areas: pixels of the predictions, int64 [D].
         truth_areas: pixels of the annotations, int64 [G].
-        is_crowd: whether an annotation is a crowd region, bool [G].
+        is_crowd: True for a crowd region, bool [G].
 
     Returns:
         float64 [D, G] in [0, 1]; 0 where both masks are empty.
@@ -69,11 +70,11 @@ def match_detections(
 
     Args:
         ious: float64 [D, G], predictions best first, annotations in the order of the file.
-        areas: areas of the predictions in pixels, which put those without a match in or out of range, float64 [D].
-        truth_areas: areas of the annotations as the file states them, float64 [G].
+        areas: areas of the predictions in pixels, float64 [D]; they put those without a match in or out of range.
+        truth_areas: areas of the annotations as stated by the file, float64 [G].
         is_crowd: bool [G].
 
-    Source: pycocotools, COCOeval.evaluateImg, with which it agrees unless an annotation has the id 0, which pycocotools takes for no match.
+    Source: pycocotools, COCOeval.evaluateImg, except that it takes an annotation of id 0 for no match.
     """
     rows, columns = np.nonzero(ious >= min(IOU_THRESHOLDS[0], _ALMOST_ONE))
     starts = np.searchsorted(rows, np.arange(len(ious) + 1))
@@ -95,7 +96,7 @@ def match_detections_reference(
         taken: set[int] = set()
         for d in range(n_found):
             best, best_iou = -1, min(IOU_THRESHOLDS[t], _ALMOST_ONE)
-            for counts in (True, False):  # annotations to be ignored only if no other matches
+            for counts in (True, False):  # ignored annotations only if no other matches
                 for g in range(n_truths):
                     is_free = g not in taken or is_crowd[g]
                     if is_ignored_truth[a, g] != counts and is_free and ious[d, g] >= best_iou:
@@ -110,12 +111,12 @@ def match_detections_reference(
 
 
 def _ignored_truths(truth_areas: NDArray[np.float64], is_crowd: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Annotations that do not count, bool [A, G]."""
+    """True for annotations that do not count, bool [A, G]."""
     return is_crowd | _out_of_range(truth_areas)
 
 
 def _out_of_range(areas: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which areas lie outside of each range, bool [A, N]."""
+    """True for areas outside of each range, bool [A, N]."""
     outside: NDArray[np.bool_] = (areas < AREA_RANGES[:, :1]) | (areas > AREA_RANGES[:, 1:])
     return outside
 
@@ -129,10 +130,10 @@ def _matched(
     is_ignored_truth: NDArray[np.bool_],
     is_crowd: NDArray[np.bool_],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Match over the pairs above the lowest threshold: prediction d has those with the annotations columns[starts[d] : starts[d + 1]].
+    """Match prediction d with the annotations columns[starts[d] : starts[d + 1]], pairs above the lowest threshold.
 
     Returns:
-        Which predictions are matched, and which of these with an annotation to be ignored, both bool [A, T, D].
+        Predictions with a match, and those matched with an ignored annotation, both bool [A, T, D].
     """
     n_ranges, n_truths = is_ignored_truth.shape
     matched = np.zeros((n_ranges, thresholds.shape[0], ious.shape[0]), np.bool_)

@@ -1,8 +1,9 @@
-"""Which images of the predictions are which images of the ground truth: by id, by file name, or by the name's stem.
+"""Pairs of annotated and predicted images: by id, by file name, or by the stem of the name.
 
-A result file knows image ids alone. A label folder and an annotation file are paired by file name, because ids are each file's own.
-Where not one name agrees, names without folder and suffix are tried (`val2017/000139.jpg` is `000139.png`), if these are unique on both
-sides. What has no partner is told; images that share nothing at all are an error, since every score would be 0.
+A result file has image ids only. A label folder and an annotation file are paired by file name, because ids are each
+file's own. If no name agrees, names without folder and suffix are compared (`val2017/000139.jpg` is `000139.png`),
+provided that these are unique on both sides. Unmatched images are reported; if no image matches, an error says so,
+since every score would be 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from sohes_cli.errors import DatasetError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable
 
     from sohes_cli.labels.sources import ImageEntry, LabelSource
 
@@ -26,7 +27,7 @@ _SHOWN = 3
 
 
 class ImageMatch(StrEnum):
-    """How images are paired."""
+    """Key by which images are paired."""
 
     auto = "auto"
     id = "id"
@@ -36,13 +37,13 @@ class ImageMatch(StrEnum):
 
 @dataclass(frozen=True)
 class Pairing:
-    """The partner of each annotated image.
+    """Partners of the annotated images.
 
     Args:
-        by: what agreed; never `auto`.
-        partners: for each image of the ground truth its position in the predictions, or -1.
+        by: the key that agrees; never `auto`.
+        partners: for each image of the ground truth its index in the predictions, or -1.
         missing: images of the ground truth without predictions.
-        unknown: images of the predictions that the ground truth does not have.
+        unknown: images of the predictions that are not in the ground truth.
     """
 
     by: ImageMatch
@@ -52,20 +53,17 @@ class Pairing:
 
 
 def pair_images(truth: LabelSource, predicted: LabelSource, match: ImageMatch = ImageMatch.auto) -> Pairing:
-    """Pair the images of two sources.
-
-    Args:
-        truth: an annotation file.
-        predicted: any source.
-        match: how, or `auto`.
+    """Pair the images of an annotation file with those of any source.
 
     Raises:
-        UsageError: if the sources lack what `match` compares.
-        DatasetError: if no image has a partner, or stems are to be compared and one occurs twice.
+        UsageError: if a source lacks the key `match`.
+        DatasetError: if no image has a partner, or stems are compared and one occurs twice.
     """
     if match is ImageMatch.auto:
         match = ImageMatch.id if predicted.kind == "result file" else ImageMatch.name
-        if match is ImageMatch.name and not _names(truth.images) & _names(predicted.images):
+        if match is ImageMatch.name and not {i.file_name for i in truth.images} & {
+            i.file_name for i in predicted.images
+        }:
             match = ImageMatch.stem
     keys, predicted_keys = _keys(truth, match), _keys(predicted, match)
     position = {key: i for i, key in enumerate(predicted_keys)}
@@ -73,16 +71,8 @@ def pair_images(truth: LabelSource, predicted: LabelSource, match: ImageMatch = 
     found = set(partners)
     if found <= {-1}:
         raise _nothing_shared(truth, predicted, match)
-    return Pairing(
-        match,
-        partners,
-        [image for image, partner in zip(truth.images, partners, strict=True) if partner < 0],
-        [image for i, image in enumerate(predicted.images) if i not in found],
-    )
-
-
-def _names(images: Sequence[ImageEntry]) -> set[str | None]:
-    return {image.file_name for image in images}
+    missing = [image for image, partner in zip(truth.images, partners, strict=True) if partner < 0]
+    return Pairing(match, partners, missing, [image for i, image in enumerate(predicted.images) if i not in found])
 
 
 def _keys(source: LabelSource, match: ImageMatch) -> list[Hashable]:
@@ -97,10 +87,8 @@ def _keys(source: LabelSource, match: ImageMatch) -> list[Hashable]:
     stems: list[Hashable] = [PurePosixPath(str(image.file_name)).stem for image in source.images]
     twice = [stem for stem, count in Counter(stems).items() if count > 1]
     if twice:
-        raise DatasetError(
-            f"{source.path} has several images called {twice[0]!r} in different folders.",
-            "Name them alike on both sides and use --match name.",
-        )
+        message = f"{source.path} has several images called {twice[0]!r} in different folders."
+        raise DatasetError(message, "Name them alike on both sides and use --match name.")
     return stems
 
 
@@ -109,10 +97,11 @@ def _nothing_shared(truth: LabelSource, predicted: LabelSource, match: ImageMatc
         return DatasetError(f"{predicted.path} holds no predictions.", "Run `sohes explore` or your model first.")
     if not truth.images:
         return DatasetError(f"{truth.path} holds no images.", "Give the annotation file of your images with --gt.")
-    what = "image id" if match is ImageMatch.id else "file name"
+    key = "image id" if match is ImageMatch.id else "file name"
     return DatasetError(
-        f"No {what} of {predicted.path} is in {truth.path}: {_shown(predicted, match)} against {_shown(truth, match)}.",
-        "Predictions must be of the images of the ground truth, under the same ids or names; --match says what is compared.",
+        f"No {key} of {predicted.path} is in {truth.path}: {_shown(predicted, match)} against {_shown(truth, match)}.",
+        "Predictions must be of the images of the ground truth, under the same ids or names; --match says what is "
+        "compared.",
     )
 
 

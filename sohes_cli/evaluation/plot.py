@@ -1,7 +1,7 @@
-"""The picture of an evaluation: AR against the number of masks an image, and AR by size, for each set of predictions.
+"""Plot of an evaluation: AR against the number of masks per image, and AR by size, for each set of predictions.
 
-Scores are those over all annotated images. Published scores of the same data set, which exist for 1,000 masks an image, stand as
-marks at the right end of the curves.
+Scores are over all annotated images. Published scores of the same data set, at 1,000 masks per image, are marks at the
+right end of the curves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from sohes_cli.errors import StoreError, UsageError
 from sohes_cli.evaluation.image_scores import LARGEST_RANK
 from sohes_cli.evaluation.published import check_published, published_ar, published_dataset
-from sohes_cli.runs.files import PICTURE_SUFFIXES, check_name
+from sohes_cli.runs.files import PICTURE_SUFFIXES, check_output_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,31 +32,24 @@ _SIZES = (
     ("large\n> 96²", "ar_large"),
 )
 _INK, _FAINT = "#222222", "#d9d9d9"
-_COLORS = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#555555",
-)  # Okabe and Ito, told apart by everyone
-_LEAST_GAP = 0.045  # between two labels, of the height of the panel
+# Okabe and Ito: distinct for color-blind readers too
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555")
+_LEAST_GAP = 0.045  # between two labels, as a fraction of the panel's height
 
 
 def check_plot(path: Path, published: str | None) -> None:
     """Refuse a picture that cannot be drawn, before hours are spent on its scores.
 
     Raises:
-        UsageError: if the format is unknown, the path is a folder or in one that takes no files, or no published scores are known for
-            the data set.
+        UsageError: if the format is unknown, the path is a folder or in one that is not writable, or the data set has
+            no published scores.
     """
-    check_name("--plot", path, PICTURE_SUFFIXES, "ar.png")
+    check_output_name("--plot", path, PICTURE_SUFFIXES, "ar.png")
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):  # noqa: PTH112 (a Path's method raises where the name is too long)
-        raise UsageError(
-            f"--plot {path}: nothing can be written in {folder}.", "Choose a folder that you may write to."
-        )
+    is_folder = os.path.isdir(folder)  # noqa: PTH112 (a Path's method raises where the name is too long)
+    if not is_folder or not os.access(folder, os.W_OK):
+        hint = "Choose a folder that you may write to."
+        raise UsageError(f"--plot {path}: nothing can be written in {folder}.", hint)
     if published is not None:
         check_published(published)
 
@@ -65,10 +58,10 @@ def draw_plot(path: Path, truth: LabelSource, comparisons: Sequence[Comparison],
     """Draw the scores and write the picture.
 
     Args:
-        path: the file, .png, .svg or .pdf; one that exists is replaced.
+        path: the file to write or replace, .png, .svg or .pdf.
         truth: the ground truth, whose `info` may name its data set.
         comparisons: the predictions and their scores.
-        published: the data set whose published scores are shown; None for the one that the ground truth says it is.
+        published: the data set whose published scores are shown; None for the one of the ground truth's `info`.
 
     Raises:
         StoreError: if the file cannot be written.
@@ -82,17 +75,15 @@ def draw_plot(path: Path, truth: LabelSource, comparisons: Sequence[Comparison],
     _draw_sizes(sizes, comparisons)
     evaluation = comparisons[0].evaluation
     name = dataset or truth.path.name
-    figure.suptitle(
-        f"{_plain(name)}: {evaluation.images} images, {evaluation.annotations} annotated masks", fontsize=11, color=_INK
-    )
+    title = f"{_plain(name)}: {evaluation.images} images, {evaluation.annotations} annotated masks"
+    figure.suptitle(title, fontsize=11, color=_INK)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     except OSError as error:
-        raise StoreError(
-            f"{path} cannot be written: {error.strerror}.", "Choose a folder that you may write to."
-        ) from error
+        hint = "Choose a folder that you may write to."
+        raise StoreError(f"{path} cannot be written: {error.strerror}.", hint) from error
 
 
 def _draw_curves(axes: Any, comparisons: Sequence[Comparison], published: dict[str, float]) -> None:
@@ -111,7 +102,7 @@ def _draw_curves(axes: Any, comparisons: Sequence[Comparison], published: dict[s
 
 
 def _draw_published(axes: Any, published: dict[str, float]) -> None:
-    """A mark for each method at 1,000 masks, its name beside it; names that would overlap are moved apart."""
+    """Mark each method at 1,000 masks with its name; overlapping names are moved apart."""
     gap, height = _LEAST_GAP * axes.get_ylim()[1], -np.inf
     for method, score in sorted(published.items(), key=lambda item: item[1]):
         height = max(score, height + gap)
@@ -134,13 +125,10 @@ def _draw_sizes(axes: Any, comparisons: Sequence[Comparison]) -> None:
     width = 0.8 / len(comparisons)
     for k, (comparison, color) in enumerate(zip(comparisons, _cycled(len(comparisons)), strict=True)):
         summary = comparison.evaluation.all_images.summary()
-        heights = [100 * (summary[key] or 0.0) for _, key in _SIZES]
-        places = np.arange(len(_SIZES)) + (k - (len(comparisons) - 1) / 2) * width
-        bars = axes.bar(places, heights, 0.92 * width, color=color)
-        labels = [
-            "none" if summary[key] is None else f"{height:.1f}"
-            for height, (_, key) in zip(heights, _SIZES, strict=True)
-        ]
+        scores = [summary[key] for _, key in _SIZES]
+        centers = np.arange(len(_SIZES)) + (k - (len(comparisons) - 1) / 2) * width
+        bars = axes.bar(centers, [100 * (score or 0.0) for score in scores], 0.92 * width, color=color)
+        labels = ["none" if score is None else f"{100 * score:.1f}" for score in scores]
         axes.bar_label(bars, labels, padding=2, fontsize=8 if len(comparisons) <= 3 else 6, color=_INK)
     axes.set_xticks(np.arange(len(_SIZES)), [label for label, _ in _SIZES])
     axes.margins(y=0.12)
@@ -163,10 +151,10 @@ def _label(comparison: Comparison) -> str:
     evaluation = comparison.evaluation
     per_image = evaluation.masks / max(evaluation.images_with_predictions, 1)
     name = _plain(comparison.name)
-    hidden = " " * name.startswith("_")  # Matplotlib leaves out of the legend what begins with an underscore
+    hidden = " " * name.startswith("_")  # Matplotlib omits names with a leading underscore from the legend
     return f"{hidden}{name} ({per_image:.0f} masks an image)"
 
 
 def _plain(text: str) -> str:
-    """A name that is not taken for a formula, with a question mark for each byte that is not UTF-8."""
+    """Escape a name that would be a formula, and replace bytes that are not UTF-8 by question marks."""
     return text.encode("utf-8", "replace").decode().replace("$", r"\$")

@@ -1,7 +1,7 @@
-"""Published scores to compare with: class-agnostic mask AR at 1,000 masks an image, in percent, by data set and method.
+"""Published scores: class-agnostic mask AR at 1,000 masks per image, in percent, by data set and method.
 
-As reported in the papers of SOHES (Cao et al. 2024), UnSAM (Wang et al. 2024) and MoSA, and in those of the methods that they compare
-with. A method for which no number was found has none here.
+Sources: the papers of SOHES (Cao et al. 2024), UnSAM (Wang et al. 2024) and MoSA, and of the methods in their tables.
+Methods without a published number are left out.
 """
 
 from __future__ import annotations
@@ -40,44 +40,28 @@ PUBLISHED_AR: dict[str, dict[str, float]] = {
     "partimagenet": {"SAM": 28.3, "FreeSOLO": 13.8, "CutLER": 28.7, "SOHES": 36.0, "UnSAM": 52.7, "MoSA": 52.7},
     "paco": {"SAM": 18.1, "FreeSOLO": 2.4, "CutLER": 8.9, "HASSOD": 11.4, "SOHES": 17.1, "UnSAM": 29.7, "MoSA": 28.4},
 }
-"""SAM is supervised; the others have seen no annotations."""
+"""SAM is supervised, the others are not."""
 
-_SPLITS = {
-    "coco": "val2017",
-    "lvis": "val",
-    "ade20k": "validation",
-    "entityseg": "val_lr",
-    "sa1b": "all",  # the papers score 1,000 images of it, which were not published
-    "partimagenet": "val",
-    "paco": "val",
-}
+# of SA-1B the papers score 1,000 images that were not published
+_SPLITS = {"coco": "val2017", "ade20k": "validation", "entityseg": "val_lr", "sa1b": "all"}
+_DEFAULT_SPLIT = "val"
 
 
 def published_ar(dataset: str | None) -> dict[str, float]:
-    """Scores by method, in percent; empty for a data set that none of the papers used, or None."""
+    """Return the scores by method, in percent; empty for None or a data set in none of the papers."""
     return PUBLISHED_AR.get(dataset or "", {})
 
 
 def published_dataset(info: Mapping[str, Any]) -> str | None:
-    """The data set that an annotation file says it is, if it is of the split that the papers score.
-
-    Args:
-        info: what the file says of itself; a converted one names its `dataset` and `split`, one without `split` is taken at its word.
-    """
+    """Return the data set named by an annotation file's `info`, if its split is absent or the one papers score."""
     dataset, split = info.get("dataset"), info.get("split")
     if not isinstance(dataset, str) or dataset not in PUBLISHED_AR:
         return None
-    return dataset if split in (None, _SPLITS[dataset]) else None
+    return dataset if split in (None, _SPLITS.get(dataset, _DEFAULT_SPLIT)) else None
 
 
 def check_published(dataset: str) -> None:
-    """Refuse a data set without published scores.
-
-    Raises:
-        UsageError: if there are none.
-    """
+    """Raise UsageError for a data set without published scores."""
     if dataset not in PUBLISHED_AR:
-        raise UsageError(
-            f"--published {dataset}: no scores are known.{nearest(dataset, PUBLISHED_AR)}",
-            f"Give one of {', '.join(PUBLISHED_AR)}.",
-        )
+        message = f"--published {dataset}: no scores are known.{nearest(dataset, PUBLISHED_AR)}"
+        raise UsageError(message, f"Give one of {', '.join(PUBLISHED_AR)}.")

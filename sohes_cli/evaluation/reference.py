@@ -1,4 +1,4 @@
-"""The scores of masks by pycocotools: what `sohes evaluate` must equal, in tests and in benchmarks."""
+"""Scores of masks by pycocotools, the reference of `sohes evaluate` in tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ __all__ = ["pycocotools_scores"]
 
 
 def pycocotools_scores(truth: Path, results: Path) -> dict[str, float | None]:
-    """Class-agnostic scores over all annotated images.
-
-    Args:
-        truth: a COCO annotation file.
-        results: a COCO result file.
+    """Compute class-agnostic scores of a COCO result file against an annotation file, over all annotated images.
 
     Returns:
-        The names and values of `MaskScores.summary`; None where no annotation counts.
+        Names and values of `MaskScores.summary`; None where no annotation counts.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval

@@ -1,1 +1,1 @@
-"""A trained model as a file for other runtimes."""
+"""Export of a trained model to other runtimes."""

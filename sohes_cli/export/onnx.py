@@ -1,12 +1,13 @@
-"""A trained model as an ONNX graph of any batch and image size, checked against the model before the file appears.
+"""Export of a trained model to an ONNX graph of any batch and image size, checked against the model before writing.
 
     pixels, float32 [B, 3, H, W], RGB in [0, 255], H and W multiples of 32, each image filling its canvas
-    -> scores [B, Q]                    P(entity) times the mean probability inside the mask, as `sohes segment` ranks
-       mask_logits [B, Q, H / 4, W / 4]  a mask is where these, interpolated to the photograph, are above 0
-       ancestor_probabilities [B, Q, Q]  that query i is an ancestor of query j
+    -> scores [B, Q]                     P(entity) times the mean probability inside the mask, as in `sohes segment`
+       mask_logits [B, Q, H / 4, W / 4]  a mask is their interpolation to the photograph > 0
+       ancestor_probabilities [B, Q, Q]  P(query i is an ancestor of query j)
 
-Normalization is part of the graph, so a program that deploys it only resizes. The operations are those of the references (a deformable
-attention is a `grid_sample` for each level), and position embeddings are interpolated in the graph.
+Normalization is part of the graph, so a program that deploys it only resizes. The operations are those of the reference
+implementations (deformable attention is a `grid_sample` per level), and position embeddings are interpolated in the
+graph.
 """
 
 from __future__ import annotations
@@ -40,24 +41,20 @@ __all__ = ["OUTPUTS", "OnnxSummary", "export_onnx"]
 
 OUTPUTS = ("scores", "mask_logits", "ancestor_probabilities")
 _OPSET = 20
-_TRACED = (
-    2,
-    3 * STRIDE,
-    5 * STRIDE,
-)  # batch, height and width: none of them 1 or equal to another, which would be fixed
+_TRACED = (2, 3 * STRIDE, 5 * STRIDE)  # batch, height, width: distinct and not 1, else the export would fix them
 _CHECKED = ((1, 4 * STRIDE, 4 * STRIDE), (2, 7 * STRIDE, 4 * STRIDE))
-_TOLERANCE = 1e-3  # of the largest number of an output
+_TOLERANCE = 1e-3  # relative to the largest value of an output
 _PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class OnnxSummary:
-    """What was written.
+    """Size and accuracy of an exported graph.
 
     Args:
-        nodes: of the graph.
-        bytes: of the file.
-        difference: the largest between the graph and the model, as a share of the largest number of an output.
+        nodes: number of nodes.
+        bytes: size of the file.
+        difference: largest difference from the model, relative to the largest value of an output.
     """
 
     nodes: int
@@ -66,7 +63,7 @@ class OnnxSummary:
 
 
 class _Graph(nn.Module):
-    """The model from pixels in [0, 255] to the outputs of the module."""
+    """Model with the graph's inputs and outputs."""
 
     def __init__(self, model: EntityModel) -> None:
         super().__init__()
@@ -82,22 +79,21 @@ class _Graph(nn.Module):
 
 
 def export_onnx(checkpoint: Path, out: Path) -> OnnxSummary:
-    """Write the graph of a model; it takes some minutes.
+    """Write the graph of a model, which takes some minutes.
 
     Args:
-        checkpoint: a model file, or the folder of a run of `sohes train`.
+        checkpoint: a model file, or the run folder of `sohes train`.
         out: the file to write; it appears whole or not at all.
 
     Raises:
-        SohesError: if a package of the extra `export` is missing, or the graph gives other numbers than the model.
-        UsageError, WeightsError: if there is no such model, or its file is damaged.
+        SohesError: if a package of the extra `export` is missing, or the graph's outputs differ from the model's.
+        UsageError, WeightsError: if the model is missing or its file damaged.
         StoreError: if the file cannot be written.
     """
     missing = [name for name in _PACKAGES if find_spec(name) is None]
     if missing:
-        raise SohesError(
-            f"The export to ONNX needs {', '.join(missing)}.", "Install what it needs: pip install 'sohes[export]'"
-        )
+        hint = "Install what it needs: pip install 'sohes[export]'"
+        raise SohesError(f"The export to ONNX needs {', '.join(missing)}.", hint)
     model, description = load_model(checkpoint)
     graph = _Graph(model).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +102,7 @@ def export_onnx(checkpoint: Path, out: Path) -> OnnxSummary:
         difference = _largest_difference(graph, file)
         if not difference <= _TOLERANCE:
             raise SohesError(
-                f"The ONNX graph of {checkpoint} differs from the model by {difference:.2g} of the largest number.",
+                f"The ONNX graph of {checkpoint} differs from the model by {difference:.2g} of the largest value.",
                 "Please report it with the versions of torch, onnx and onnxruntime.",
             )
         content = file.read_bytes()
@@ -115,17 +111,17 @@ def export_onnx(checkpoint: Path, out: Path) -> OnnxSummary:
 
 
 def _facts(checkpoint: Path, description: dict[str, Any]) -> dict[str, str]:
-    """What the file says of its model, as text."""
+    """Make the metadata of the file."""
     hashed = file_sha256(find_model(checkpoint))
     return {"image_size": str(description.get("image_size", "")), "model_sha256": hashed, "stride": str(STRIDE)}
 
 
 def _write(graph: nn.Module, file: Path, facts: dict[str, str]) -> int:
-    """Trace and translate the model; the number of nodes."""
+    """Export the model and return the number of nodes."""
     dynamic = torch.export.Dim.DYNAMIC
     batch, height, width = _TRACED
     example = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
-    with torch.no_grad(), redirect_stdout(io.StringIO()):  # progress and advice of the translator
+    with torch.no_grad(), redirect_stdout(io.StringIO()):  # progress and advice of the exporter
         traced = torch.export.export(graph, (example,), dynamic_shapes={"pixels": {0: dynamic, 2: dynamic, 3: dynamic}})
         program = torch.onnx.export(
             traced,
@@ -145,7 +141,7 @@ def _write(graph: nn.Module, file: Path, facts: dict[str, str]) -> int:
 
 
 def _largest_difference(graph: nn.Module, file: Path) -> float:
-    """The largest difference from the model over batches of other sizes than the traced one, relative to an output's largest number."""
+    """Compute the largest relative difference from the model, over batches of other sizes than the traced one."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(os.fspath(file), providers=["CPUExecutionProvider"])
@@ -158,8 +154,5 @@ def _difference(graph: nn.Module, session: Any, size: Sequence[int]) -> float:
     with torch.no_grad():
         wanted = graph(pixels)
     found = session.run(list(OUTPUTS), {"pixels": pixels.numpy()})
-    shares = [
-        float((torch.from_numpy(mine) - other).abs().max() / other.abs().max().clamp(min=1e-6))
-        for mine, other in zip(found, wanted, strict=True)
-    ]
-    return max(shares)
+    pairs = zip(map(torch.from_numpy, found), wanted, strict=True)
+    return max(float((mine - other).abs().max() / other.abs().max().clamp(min=1e-6)) for mine, other in pairs)

@@ -1,1 +1,1 @@
-"""Pictures of label records: an overlay on the photograph, the forest as a tree in the terminal and as a picture."""
+"""Pictures of label records: overlay, forest as a picture, tree in the terminal, and HTML report."""

@@ -1,7 +1,7 @@
-"""The forest of one record as a picture: every mask a small picture of its own, its parts to its right, joined by lines.
+"""Forest of one record as a picture: a tile for every mask, its parts to its right, joined by lines.
 
-A tile shows the photograph around its mask with everything else faded and the mask outlined in its color, which is that of the
-overlay at the top left. Trees follow each other by the area of their roots.
+A tile shows the photograph around its mask, faded outside, and the mask's outline in its color in the overlay at the
+top left. Trees are sorted by the area of their roots.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from sohes_cli.view.forest_layout import COLUMN_STEP, ROW_STEP, TILE_H, TILE_W, flow_blocks, lay_out_tree, tile_xy
-from sohes_cli.view.overlay import LARGEST_SIDE, overlay, reduced, reduced_mask
+from sohes_cli.view.overlay import MAX_PICTURE_SIDE, overlay, reduced, reduced_mask
 from sohes_cli.view.selection import Color, count_masks, mask_colors, percentage, select_masks, tree_order
 
 if TYPE_CHECKING:
@@ -29,16 +29,16 @@ _KEY_SIDE, _KEY_CAPTION_H = 452, 34  # the key is as wide as three tiles
 _PAPER, _BLANK, _INK, _FAINT = (255, 255, 255), (244, 244, 244), (35, 38, 42), (120, 125, 132)
 _FADE = 0.8
 _CONTEXT_PX, _CONTEXT = 4, 0.08  # around a mask's box, on each side
-_SMALLEST_WINDOW = 16  # rows: a mask of one pixel is shown among its neighbors
+_SMALLEST_WINDOW = 16  # rows, to show a mask of one pixel among its neighbors
 
 
 def draw_forest(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
     """Draw the best masks of a record as a forest.
 
     Args:
-        pixels: the photograph, uint8 RGB [H, W, 3]; it may be smaller than the size in the record.
+        pixels: the photograph, uint8 RGB [H, W, 3], possibly smaller than the record's size.
         record: its labels.
-        max_masks: how many masks to show at most, the best-scoring ones.
+        max_masks: maximum number of masks, the best-scoring ones.
 
     Returns:
         uint8 RGB [H', W', 3], of a size that depends on the forest.
@@ -47,7 +47,7 @@ def draw_forest(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
         StoreError: if a mask of the record is corrupt.
     """
     shown = select_masks(record, max_masks)
-    picture = reduced(pixels, LARGEST_SIDE)
+    picture = reduced(pixels, MAX_PICTURE_SIDE)
     key = Image.fromarray(reduced(overlay(picture, shown, max_masks), _KEY_SIDE))
     roots, children = tree_order(shown)
     blocks = [lay_out_tree(root, children) for root in roots]
@@ -58,16 +58,10 @@ def draw_forest(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
     _write(draw, (page.key_xy[0], page.key_xy[1] + key.height + 8), count_masks(record, shown), _INK, 14)
     colors = mask_colors(shown)
     for block, corner_xy in zip(blocks, page.corners_xy, strict=True):
-        for node, place in block.places.items():
-            x, y = tile_xy(corner_xy, place)
+        for node, cell in block.cells.items():
+            x, y = tile_xy(corner_xy, cell)
             for child in children[node]:
-                _join(
-                    draw,
-                    (x, y),
-                    tile_xy(corner_xy, block.places[child]),
-                    colors[node],
-                    from_above=child in block.in_grid,
-                )
+                _join(draw, (x, y), tile_xy(corner_xy, block.cells[child]), colors[node], child in block.in_grid)
             canvas.paste(Image.fromarray(_tile(picture, shown, shown.annotations[node], colors[node])), (x, y))
             _caption(draw, (x, y + TILE_H + 3), shown.annotations[node])
     return np.asarray(canvas, np.uint8)
@@ -76,7 +70,7 @@ def draw_forest(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
 def _join(
     draw: ImageDraw.ImageDraw, parent_xy: tuple[int, int], child_xy: tuple[int, int], color: Color, from_above: bool
 ) -> None:
-    """Draw the elbow line from a tile to one of its parts; it enters a tile of a grid from above."""
+    """Draw the elbow line from a tile to one of its parts, which it enters from the left or from above."""
     start = (parent_xy[0] + TILE_W, parent_xy[1] + TILE_H // 2)
     turn_x = parent_xy[0] + (TILE_W + COLUMN_STEP) // 2
     if from_above:
@@ -89,18 +83,15 @@ def _join(
 
 
 def _tile(picture: Pixels, record: LabelRecord, annotation: Annotation, color: Color) -> Pixels:
-    """The photograph around a mask, uint8 [TILE_H, TILE_W, 3]: everything else faded, the mask outlined."""
+    """Draw the photograph around a mask, uint8 [TILE_H, TILE_W, 3]: faded outside, the mask outlined."""
     mask = reduced_mask(record, annotation, *picture.shape[:2])
     rows, columns = _window(mask)
     crop, cover = picture[rows, columns], mask[rows, columns].astype(np.float32)
     scale = min(TILE_H / crop.shape[0], TILE_W / crop.shape[1])
     size = (max(1, round(crop.shape[1] * scale)), max(1, round(crop.shape[0] * scale)))
-    shown = np.asarray(
-        cv2.resize(crop, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC), np.float32
-    )
-    inside = (cv2.resize(cover, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR) >= 0.5).astype(
-        np.uint8
-    )
+    smooth, linear = (cv2.INTER_AREA,) * 2 if scale < 1 else (cv2.INTER_CUBIC, cv2.INTER_LINEAR)
+    shown = np.asarray(cv2.resize(crop, size, interpolation=smooth), np.float32)
+    inside = (cv2.resize(cover, size, interpolation=linear) >= 0.5).astype(np.uint8)
     shown += _FADE * (255 - shown) * (inside == 0)[..., None]
     outlined = np.ascontiguousarray(shown.round().clip(0, 255).astype(np.uint8))
     contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -109,7 +100,7 @@ def _tile(picture: Pixels, record: LabelRecord, annotation: Annotation, color: C
 
 
 def _window(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns to show of a mask: its box and a little context, in the proportions of a tile where the picture allows."""
+    """Return the rows and columns of a mask's box with context, in the proportions of a tile where possible."""
     (top, bottom), (left, right) = _span(np.asarray(mask.any(axis=1))), _span(np.asarray(mask.any(axis=0)))
     rows = max(bottom - top, (right - left) * TILE_H / TILE_W, _SMALLEST_WINDOW)
     columns = max(right - left, rows * TILE_W / TILE_H)
@@ -125,7 +116,7 @@ def _span(is_inside: npt.NDArray[np.bool_]) -> tuple[int, int]:
 
 
 def _around(first: int, last: int, wanted: float, limit: int) -> slice:
-    """A span of `wanted` pixels around [first, last), moved to lie within [0, limit)."""
+    """Return a span of `wanted` pixels around [first, last), shifted into [0, limit)."""
     length = min(round(wanted), limit)
     start = min(max(0, (first + last - length) // 2), limit - length)
     return slice(start, start + length)

@@ -1,8 +1,8 @@
-"""One image of the HTML report as files: its photograph, a thumbnail with its masks, and its masks and forest as data for a script.
+"""Files of one image of the HTML report: photograph, thumbnail with masks, and masks and forest as data for a script.
 
 A photograph is reduced to the report's size and the masks with it, run by run and never as pixels, so that 475 masks of
-24 megapixels cost no more than their runs. Areas, boxes and the IoU of matched masks are those of the full size. A browser loads no JSON
-from a folder of files, so the data is a script: one call with one JSON object, in ASCII and without `<`, whatever a file is called.
+24 megapixels cost no more than their runs. Areas, boxes and the IoU of matched masks are of the full size. A browser
+loads no JSON from a folder of files, so the data is a script: one call with one JSON object, in ASCII and without `<`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sohes_cli.errors import StoreError
-from sohes_cli.images.reading import read_photograph
 from sohes_cli.masks.compare import match_by_iou, run_ious
 from sohes_cli.masks.packed import nearest_pixels
 from sohes_cli.masks.resample import reduce_runs
@@ -23,9 +22,9 @@ from sohes_cli.masks.rle import run_lengths
 from sohes_cli.masks.segmentations import parse_segmentations
 from sohes_cli.view.jpeg import jpeg_bytes
 from sohes_cli.view.overlay import overlay, reduced
+from sohes_cli.view.pictures import labeled_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,11 +40,11 @@ _PHOTO_QUALITY, _THUMBNAIL_QUALITY = 88, 82
 
 @dataclass(frozen=True)
 class FilesOfImage:
-    """What the report holds of one image.
+    """Files of one image in the report.
 
     Args:
-        entry: its line in the report's index.
-        files: the content of each file by its path in the report folder.
+        entry: its object in the report's index.
+        files: content of each file by its path in the report folder.
     """
 
     entry: dict[str, Any]
@@ -55,21 +54,21 @@ class FilesOfImage:
 def files_of_image(
     number: int, record: LabelRecord, other: LabelRecord | None, images: Path, max_side: int
 ) -> FilesOfImage:
-    """Make the files of one image; nothing is written.
+    """Make the files of one image, without writing them.
 
     Args:
-        number: its number in the report, which names its files.
+        number: its number in the report, the name of its files.
         record: its labels.
-        other: labels of the same image to set beside them, if there are any.
+        other: labels of the same image for comparison, or None.
         images: the image folder.
-        max_side: the longest side in pixels of the photograph and the masks in the report.
+        max_side: maximum side in pixels of the photograph and the masks in the report.
 
     Raises:
         ImageError: if the photograph is missing or cannot be read.
         StoreError: if a mask is corrupt or the photograph has another size than its labels.
     """
     records = [record] if other is None else [record, other]
-    pixels = _read_pixels(records, images, max_side)
+    pixels = reduced(labeled_pixels(images, 2 * max_side, *records), max_side)  # read at twice the size to stay sharp
     height, width = pixels.shape[:2]
     shown = [reduced_record(r, height, width) for r in records]
     pairs = [] if other is None else _matched_pairs(record, other)
@@ -95,21 +94,21 @@ def files_of_image(
 
 
 def script_call(function: str, argument: dict[str, Any]) -> bytes:
-    """A script of one call, safe inside and outside of HTML: the JSON has neither `<` nor any character beyond ASCII."""
+    """Make a script of one call, safe in and out of HTML: its JSON is ASCII without `<`."""
     text = json.dumps(argument, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return f"{function}({text.replace('<', chr(92) + 'u003c')});\n".encode("ascii")
 
 
 def reduced_record(record: LabelRecord, height: int, width: int) -> LabelRecord:
-    """The record with masks of [height, width] instead of its full size, each pixel the one at its center; areas and boxes stay.
+    """Reduce the masks of a record to [height, width], sampled at the pixel centers; areas and boxes stay.
 
-    A mask that none of these pixels meets keeps one pixel.
+    A mask without any sampled pixel keeps one pixel.
 
     Raises:
         StoreError: if a mask is corrupt.
     """
     rows, columns = nearest_pixels(record.height, height), nearest_pixels(record.width, width)
-    kept = (columns[:, None] * record.height + rows).ravel()  # pixels that stay, ascending as runs count them
+    kept = (columns[:, None] * record.height + rows).ravel()  # sampled pixels in the order of runs
     is_reduced = (height, width) != (record.height, record.width)
     annotations = []
     for annotation in record.annotations:
@@ -126,30 +125,12 @@ def _checked_runs(record: LabelRecord, annotation: Annotation) -> NDArray[np.int
             raise ValueError(f"its score is {annotation.score}")
         return run_lengths(annotation.segmentation)
     except ValueError as error:
-        raise StoreError(
-            f"The labels of {record.file_name} are corrupt: annotation {annotation.id}: {error}.",
-            "Write or download them again.",
-        ) from error
-
-
-def _read_pixels(records: Sequence[LabelRecord], images: Path, max_side: int) -> NDArray[np.uint8]:
-    """The photograph with no side longer than `max_side`, uint8 RGB [H, W, 3]."""
-    record = records[0]
-    photograph = read_photograph(
-        images / record.file_name, record.file_name, 2 * max_side
-    )  # twice the target keeps it sharp
-    for labels in records:
-        if (photograph.height, photograph.width) != (labels.height, labels.width):
-            raise StoreError(
-                f"{record.file_name} is {photograph.height} x {photograph.width} pixels high and wide, "
-                f"its labels are {labels.height} x {labels.width}.",
-                "Give the image folder that the labels were made from with --images.",
-            )
-    return reduced(photograph.pixels, max_side)
+        message = f"The labels of {record.file_name} are corrupt: annotation {annotation.id}: {error}."
+        raise StoreError(message, "Write or download them again.") from error
 
 
 def _matched_pairs(record: LabelRecord, other: LabelRecord) -> list[tuple[int, int, float]]:
-    """Positions of masks that show the same, and their IoU, the most alike first; each mask at most once."""
+    """Match masks one to one by decreasing IoU: indices in both records, and the IoU."""
     if not record.annotations or not other.annotations:
         return []
     ious = _record_ious(record, other)
@@ -158,7 +139,7 @@ def _matched_pairs(record: LabelRecord, other: LabelRecord) -> list[tuple[int, i
 
 
 def _record_ious(record: LabelRecord, other: LabelRecord) -> NDArray[np.float64]:
-    """IoU of every mask of one set with every mask of the other, float64 [N, M]; the masks have been checked."""
+    """Compute the IoU of all pairs of checked masks, float64 [N, M]."""
     size = record.height, record.width
     a, b = (parse_segmentations([m.segmentation for m in r.annotations], *size)[0] for r in (record, other))
     return run_ious(a, b)
@@ -176,13 +157,8 @@ def _mask_object(annotation: Annotation) -> dict[str, Any]:
 
 
 def _entry(number: int, record: LabelRecord, other: LabelRecord | None, n_matched: int) -> dict[str, Any]:
-    entry = {
-        "number": number,
-        "file_name": record.file_name,
-        "height": record.height,
-        "width": record.width,
-        **_counts(record),
-    }
+    size = {"height": record.height, "width": record.width}
+    entry = {"number": number, "file_name": record.file_name, **size, **_counts(record)}
     if other is not None:
         entry |= {"other": _counts(other), "matched": n_matched}
     return entry

@@ -1,27 +1,24 @@
-"""The HTML report of a label set: a folder of static files that any browser opens without a server or a network.
+"""The HTML report of a label set: a folder of static files for any browser, without a server or a network.
 
-`index.html`, its scripts and its style are the files in `sohes_cli/view/html`, copied as they are: nothing about the images is written into
-HTML. What differs lies in `data/`: an index of all images and one script for each, which the page loads when the image is
-opened. The index and the page are removed first and written last, so an interrupted run leaves no page that lacks its images.
+`index.html`, its scripts and its style are copies of the files in `sohes_cli/view/html`; no data of images is written
+into HTML. `data/` holds an index of all images and one script for each, loaded when the image is opened. Index and page
+are removed first and written last, so an interrupted run leaves no page that lacks its images.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
-from sohes_cli.errors import DatasetError, SohesError, StoreError, UsageError
+from sohes_cli.errors import DatasetError, SohesError, UsageError
 from sohes_cli.labels.json_index import JsonFile
-from sohes_cli.labels.sources import open_source
+from sohes_cli.labels.sources import open_label_source
 from sohes_cli.labels.store import read_record
-from sohes_cli.runs.files import write_atomically
+from sohes_cli.runs.files import write_atomically, writing
+from sohes_cli.runs.folder import FolderMarker, holds_files, refuse_file, remove_files
+from sohes_cli.runs.progress import ProgressBar
 from sohes_cli.version import __version__
 from sohes_cli.view.html_image import files_of_image, script_call
 
@@ -32,20 +29,19 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelSet", "ReportSummary", "is_record", "open_labels", "write_report"]
 
-MARKER_NAME = "report.json"
-FORMAT_NAME = "sohes-report"
+_MARKER = FolderMarker("report.json", "sohes-report", 1, "report")
 _PAGE, _INDEX = "index.html", "data/index.js"
-_OWN_FILE = re.compile(r"(photos|thumbs)/\d{6,}\.jpg|data/\d{6,}\.js")
+_IMAGE_FILES = {"photos": r"\d{6,}\.jpg", "thumbs": r"\d{6,}\.jpg", "data": r"\d{6,}\.js"}
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels of many images, whatever the format.
+    """Labels of many images in any format.
 
     Args:
         path: the folder or file.
-        names: the images, each by its path below the image folder.
-        read: the record of the image at a position in `names`.
+        names: paths of the images below the image folder.
+        read: returns the record of the image at an index of `names`.
     """
 
     path: Path
@@ -55,12 +51,12 @@ class LabelSet:
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """What a report holds.
+    """Numbers of images.
 
     Args:
         n_written: images in the report.
         n_failed: images that could not be shown.
-        n_without_other: images in the report of which the other label set has no labels.
+        n_without_other: images in the report without labels in the other label set.
         n_other_only: images of the other label set that the report lacks.
     """
 
@@ -80,7 +76,7 @@ def open_labels(path: Path) -> LabelSet:
     if path.is_file() and is_record(path):
         record = read_record(path)
         return LabelSet(path, (record.file_name,), lambda _: record)
-    source = open_source(path)
+    source = open_label_source(path)
     if source.kind == "result file":
         raise DatasetError(
             f"{path} is a COCO result file, which does not name its images.",
@@ -92,109 +88,79 @@ def open_labels(path: Path) -> LabelSet:
 def write_report(
     labels: LabelSet, images: Path, out: Path, max_side: int, max_masks: int, against: LabelSet | None = None
 ) -> ReportSummary:
-    """Write the report of a label set; what is wrong with one image goes to stderr and does not stop the others.
+    """Write the report of a label set; failures of single images go to stderr.
 
     Args:
-        labels: the label set.
         images: the image folder.
-        out: the report folder; made if missing, a report that is there is replaced, files of any other kind are not touched.
-        max_side: the longest side in pixels of the photographs and masks in the report.
-        max_masks: how many masks the page shows of an image at first, the best-scoring ones; its reader may ask for all.
-        against: another label set of the same images, shown beside the first; images are matched by their names.
+        out: the report folder; made if missing, an old report in it is replaced, other files are not touched.
+        max_side: longest side in pixels of the photographs and masks in the report.
+        max_masks: best-scoring masks of an image that the page shows at first; its reader may ask for all.
+        against: another label set of the same images, matched by name and shown beside the first.
 
     Raises:
-        UsageError: if there is no image folder, it holds none of the images, or `out` is a file or a folder of another kind.
+        UsageError: if the image folder is missing or holds none of the images, or `out` is a file or another folder.
         DatasetError: if the two label sets have no image in common.
         StoreError: if the report cannot be written.
     """
     if not images.is_dir():
-        raise UsageError(
-            f"There is no image folder {images}.", "Give the folder that the labels were made from with --images."
-        )
-    positions = {} if against is None else {name: i for i, name in enumerate(against.names)}
-    n_common = len(positions.keys() & set(labels.names))
+        hint = "Give the folder that the labels were made from with --images."
+        raise UsageError(f"There is no image folder {images}.", hint)
+    indices = {} if against is None else {name: i for i, name in enumerate(against.names)}
+    n_common = len(indices.keys() & set(labels.names))
     if against is not None and labels.names and not n_common:
         raise DatasetError(*_nothing_in_common(labels, against))
-    if labels.names and not any(
-        (images / name).is_file() for name in labels.names
-    ):  # before a report that is there is removed
-        raise UsageError(
-            f"{images} holds none of the {len(labels.names)} images of {labels.path}.",
-            "Give their folder with --images.",
-        )
-    _empty_report(out)
+    if labels.names and not any((images / name).is_file() for name in labels.names):  # before an old report is removed
+        message = f"{images} holds none of the {len(labels.names)} images of {labels.path}."
+        raise UsageError(message, "Give their folder with --images.")
+    _begin_report(out)
     entries = []
-    for number, name in enumerate(
-        tqdm(labels.names, unit="image", disable=None), start=1
-    ):  # None: a bar on a terminal only
-        try:
-            other = against.read(positions[name]) if against is not None and name in positions else None
-            made = files_of_image(number, labels.read(number - 1), other, images, max_side)
-        except SohesError as error:
-            tqdm.write(str(error) if str(error).startswith(name) else f"{name}: {error}", file=sys.stderr)
-            continue
-        for file_name, content in made.files.items():
-            write_atomically(out / file_name, [content])
-        entries.append(made.entry)
+    with ProgressBar(len(labels.names), "image") as bar:
+        for number, name in enumerate(labels.names, start=1):
+            try:
+                other = against.read(indices[name]) if against is not None and name in indices else None
+                made = files_of_image(number, labels.read(number - 1), other, images, max_side)
+            except SohesError as error:
+                bar.fail(str(error) if str(error).startswith(name) else f"{name}: {error}")
+            else:
+                for file_name, content in made.files.items():
+                    write_atomically(out / file_name, [content])
+                entries.append(made.entry)
+            bar.advance()
     _write_page(out, {"sets": _titles(labels, against), "max_masks": max_masks, "images": entries})
     n_without = 0 if against is None else sum("other" not in entry for entry in entries)
-    return ReportSummary(len(entries), len(labels.names) - len(entries), n_without, len(positions) - n_common)
+    return ReportSummary(len(entries), len(labels.names) - len(entries), n_without, len(indices) - n_common)
 
 
 def is_record(path: Path) -> bool:
-    """Whether a file is the record of one image.
-
-    Raises:
-        DatasetError: if it cannot be read.
-    """
+    """Return True if a file is the record of one image; DatasetError if it cannot be read."""
     file = JsonFile.open(path)
     return not file.is_array() and "image" in file.members()
 
 
 def _nothing_in_common(labels: LabelSet, against: LabelSet) -> tuple[str, str]:
-    there = f"for example {against.names[0]!r}" if against.names else "which has none"
+    there = f"for example {against.names[0]!r}" if against.names else "nothing"
     return (
-        f"{against.path} has no image of {labels.path}: it would need for example {labels.names[0]!r}, {there} is there.",
+        f"{against.path} has no image of {labels.path}: it lacks for example {labels.names[0]!r}, and holds {there}.",
         "Give labels of the same images; images are matched by their path below the image folder.",
     )
 
 
-def _empty_report(out: Path) -> None:
-    """Make the report folder, or remove the files of the report that it holds, the page first."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, not a report folder.", "Give a folder for --html.")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not _has_marker(out) and any(not path.name.startswith(".") for path in out.iterdir()):
-            raise UsageError(
-                f"{out} is not empty and no report of sohes.",
-                "Choose another folder for --html, or empty this one yourself.",
-            )
-        write_atomically(
-            out / MARKER_NAME, [json.dumps({"format": FORMAT_NAME, "version": __version__}).encode() + b"\n"]
-        )
+def _begin_report(out: Path) -> None:
+    """Make the report folder, or remove the files of an old report, the page first."""
+    refuse_file("--html", out, "Give a folder for --html.")
+    with writing(out):
+        if not _MARKER.is_in(out) and holds_files(out):
+            hint = "Choose another folder for --html, or empty this one yourself."
+            raise UsageError(f"{out} is not empty and no report of sohes.", hint)
+        _MARKER.write(out, {"format": _MARKER.format, "version": __version__})
         for name in (_PAGE, _INDEX):
             (out / name).unlink(missing_ok=True)
-        for folder in ("photos", "thumbs", "data"):
-            for path in (out / folder).glob("*"):
-                if _OWN_FILE.fullmatch(f"{folder}/{path.name}"):
-                    path.unlink()
-    except OSError as error:
-        raise StoreError(
-            f"{out} cannot be written: {error.strerror}.", "Free space, or choose a folder that you may write to."
-        ) from error
-
-
-def _has_marker(out: Path) -> bool:
-    try:
-        marker = json.loads((out / MARKER_NAME).read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(marker, dict) and marker.get("format") == FORMAT_NAME
+        for folder, pattern in _IMAGE_FILES.items():
+            remove_files(out / folder, pattern)
 
 
 def _titles(labels: LabelSet, against: LabelSet | None) -> list[str]:
-    """How the page calls the label sets: by the last part of their paths, or by so many that they differ."""
+    """Name the label sets by the last parts of their paths, as few as tell them apart."""
     paths = [label_set.path.absolute() for label_set in (labels, against) if label_set is not None]
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         titles = [Path(*path.parts[-depth:]).as_posix() for path in paths]
@@ -204,7 +170,7 @@ def _titles(labels: LabelSet, against: LabelSet | None) -> list[str]:
 
 
 def _write_page(out: Path, index: dict[str, Any]) -> None:
-    """Write what is the same in every report, then the index, then the page that reads it."""
+    """Write the assets, then the index, then the page that reads it."""
     page = b""
     for asset in sorted((files("sohes_cli.view") / "html").iterdir(), key=lambda asset: asset.name):
         if asset.name == "report.html":

@@ -1,4 +1,4 @@
-"""A picture as the bytes of a JPEG file."""
+"""Encoding of JPEG files."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-
 __all__ = ["jpeg_bytes"]
-
 
 _OPTIONS = (cv2.IMWRITE_JPEG_OPTIMIZE, 1, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 

@@ -1,7 +1,7 @@
-"""The overlay: a photograph with its masks tinted over it, one color family per tree and every boundary drawn.
+"""Overlay: a photograph tinted by its masks, one color family per tree, with their boundaries.
 
-Trees are painted from the largest root to the smallest and each from its root to its parts, so what is smaller lies on top. Masks
-are decoded and reduced one at a time: besides the picture, one full-size mask is held, however many there are.
+Trees are painted from the largest root to the smallest and each from its root to its parts, so smaller masks are on
+top. Masks are decoded and reduced one at a time, so that at most one of full size is in memory.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     Pixels = npt.NDArray[np.uint8]
 
-__all__ = ["LARGEST_SIDE", "overlay", "reduced", "reduced_mask"]
+__all__ = ["MAX_PICTURE_SIDE", "overlay", "reduced", "reduced_mask"]
 
-LARGEST_SIDE = 1600
+MAX_PICTURE_SIDE = 1600
 _TINT = 0.55
 _EDGE_SHADE = 0.5
 
@@ -33,18 +33,18 @@ def overlay(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
     """Paint the best masks of a record over its photograph.
 
     Args:
-        pixels: the photograph, uint8 RGB [H, W, 3]; it may be smaller than the size in the record.
+        pixels: the photograph, uint8 RGB [H, W, 3], possibly smaller than the record's size.
         record: its labels.
-        max_masks: how many masks to show at most, the best-scoring ones.
+        max_masks: maximum number of masks, the best-scoring ones.
 
     Returns:
-        uint8 RGB [H, W, 3], reduced to at most `LARGEST_SIDE` pixels a side.
+        uint8 RGB [H, W, 3], reduced to at most `MAX_PICTURE_SIDE` pixels a side.
 
     Raises:
         StoreError: if a mask of the record is corrupt.
     """
     record = select_masks(record, max_masks)
-    picture = reduced(pixels, LARGEST_SIDE)
+    picture = reduced(pixels, MAX_PICTURE_SIDE)
     height, width = picture.shape[:2]
     owner = np.zeros((height, width), np.int32)
     is_edge = np.zeros((height, width), bool)
@@ -56,7 +56,7 @@ def overlay(pixels: Pixels, record: LabelRecord, max_masks: int) -> Pixels:
 
 
 def reduced(pixels: Pixels, largest_side: int) -> Pixels:
-    """The photograph with no side longer than `largest_side`; itself if it is small enough."""
+    """Reduce a photograph to sides of at most `largest_side`; a smaller one is returned as is."""
     height, width = pixels.shape[:2]
     scale = largest_side / max(height, width)
     if scale >= 1:
@@ -66,7 +66,7 @@ def reduced(pixels: Pixels, largest_side: int) -> Pixels:
 
 
 def reduced_mask(record: LabelRecord, annotation: Annotation, height: int, width: int) -> npt.NDArray[np.bool_]:
-    """One mask at the size of a picture, bool [height, width]; a mask of the image never becomes an empty one.
+    """Decode a mask at the size of a picture, bool [height, width]; a mask never becomes empty.
 
     Raises:
         StoreError: if the mask is corrupt.
@@ -74,13 +74,11 @@ def reduced_mask(record: LabelRecord, annotation: Annotation, height: int, width
     try:
         mask = decode_mask(annotation.segmentation)
     except ValueError as error:
-        raise StoreError(
-            f"The record of {record.file_name} is corrupt: annotation {annotation.id}: {error}.",
-            "Delete it and run `sohes explore` again to rewrite it.",
-        ) from error
+        message = f"The record of {record.file_name} is corrupt: annotation {annotation.id}: {error}."
+        raise StoreError(message, "Delete it and run `sohes explore` again to rewrite it.") from error
     if mask.shape == (height, width):
         return mask.astype(bool)
-    # decoded masks lie column by column: turned, they are reduced without a copy
+    # decoded masks are column-major: transposed, they are reduced without a copy
     small = np.asarray(cv2.resize(mask.T, (height, width), interpolation=cv2.INTER_AREA).T, bool)
     if not small.any():
         rows, columns = np.nonzero(mask)
@@ -100,7 +98,7 @@ def _painting_order(record: LabelRecord) -> list[int]:
 
 
 def _inner_edge(mask: npt.NDArray[np.bool_], thickness: int) -> npt.NDArray[np.bool_]:
-    """The pixels of a mask within `thickness` of its outside; the border of the picture is no edge."""
+    """Return the pixels of a mask within `thickness` of its outside; the picture's border is no edge."""
     kernel = np.ones((2 * thickness + 1, 2 * thickness + 1), np.uint8)
     inside = cv2.erode(mask.view(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=1)
     return np.asarray(mask & (inside == 0), bool)

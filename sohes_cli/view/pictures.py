@@ -1,19 +1,18 @@
-"""The pictures of label records as files: for each image its overlay and its forest, in a tree that mirrors the images."""
+"""Pictures of label records as files: overlay and forest of each image, in a tree that mirrors the images."""
 
 from __future__ import annotations
 
-import io
-import sys
 from typing import TYPE_CHECKING
 
-from PIL import Image
-from tqdm import tqdm
+import cv2
 
 from sohes_cli.errors import SohesError, StoreError, UsageError
 from sohes_cli.images.reading import read_photograph
 from sohes_cli.runs.files import write_atomically
+from sohes_cli.runs.progress import ProgressBar
 from sohes_cli.view.forest_picture import draw_forest
-from sohes_cli.view.overlay import LARGEST_SIDE, overlay
+from sohes_cli.view.jpeg import jpeg_bytes
+from sohes_cli.view.overlay import MAX_PICTURE_SIDE, overlay
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,74 +23,79 @@ if TYPE_CHECKING:
     from sohes_cli.labels.store import LabelStore
     from sohes_cli.structures import LabelRecord
 
-__all__ = ["write_all_pictures", "write_pictures"]
+__all__ = ["labeled_pixels", "write_all_pictures", "write_pictures"]
 
-_JPEG_QUALITY = 92
+
+def labeled_pixels(images: Path, working_size: int, *records: LabelRecord) -> npt.NDArray[np.uint8]:
+    """Read the photograph of one or more records of the same image, uint8 RGB [H, W, 3].
+
+    Args:
+        images: the image folder.
+        working_size: square root of the largest pixel count of the result.
+        records: labels of the image.
+
+    Raises:
+        ImageError: if the photograph is missing or cannot be read.
+        StoreError: if the photograph has another size than a record.
+    """
+    name = records[0].file_name
+    photograph = read_photograph(images / name, name, working_size)
+    for record in records:
+        if (photograph.height, photograph.width) != (record.height, record.width):
+            raise StoreError(
+                f"{name} is {photograph.height} x {photograph.width} pixels high and wide, "
+                f"its labels are {record.height} x {record.width}.",
+                "Give the image folder that the labels were made from with --images.",
+            )
+    return photograph.pixels
 
 
 def write_pictures(record: LabelRecord, images: Path, out: Path, max_masks: int) -> None:
-    """Write `out`/NAME.overlay.jpg and `out`/NAME.forest.png for one record, where NAME is its image's.
+    """Write `out`/NAME.overlay.jpg and `out`/NAME.forest.png for the image NAME of a record.
 
     Args:
         record: the labels of one image.
         images: the image folder.
-        out: the folder for the pictures; made if missing.
-        max_masks: how many masks to show at most, the best-scoring ones.
+        out: the folder for the pictures; created if missing.
+        max_masks: maximum number of masks, the best-scoring ones.
 
     Raises:
-        UsageError: if there is no image folder.
+        UsageError: if the image folder is missing.
         ImageError: if the photograph is missing or cannot be read.
-        StoreError: if the photograph has another size than the record, a mask is corrupt, or a picture cannot be written.
+        StoreError: if the photograph has another size than the record, a mask is corrupt, or a picture cannot be
+            written.
     """
     _require_folder(images)
-    photograph = read_photograph(images / record.file_name, record.file_name, LARGEST_SIDE)
-    if (photograph.height, photograph.width) != (record.height, record.width):
-        raise StoreError(
-            f"{record.file_name} is {photograph.height} x {photograph.width} pixels high and wide, "
-            f"its labels are {record.height} x {record.width}.",
-            "Give the image folder that the labels were made from with --images.",
-        )
-    drawn = overlay(photograph.pixels, record, max_masks)
-    forest = draw_forest(photograph.pixels, record, max_masks)
-    write_atomically(out / f"{record.file_name}.overlay.jpg", [_encoded(drawn, "JPEG")])
-    write_atomically(out / f"{record.file_name}.forest.png", [_encoded(forest, "PNG")])
+    pixels = labeled_pixels(images, MAX_PICTURE_SIDE, record)
+    pictured, forest = overlay(pixels, record, max_masks), draw_forest(pixels, record, max_masks)
+    write_atomically(out / f"{record.file_name}.overlay.jpg", [jpeg_bytes(pictured)])
+    write_atomically(out / f"{record.file_name}.forest.png", [bytes(cv2.imencode(".png", forest[..., ::-1])[1])])
 
 
 def write_all_pictures(store: LabelStore, images: Path, out: Path, max_masks: int) -> tuple[int, int]:
-    """Write the pictures of every record of a store; what is wrong with one image goes to stderr and does not stop the others.
-
-    Args:
-        store: the label store.
-        images: the image folder.
-        out: the folder for the pictures; made if missing.
-        max_masks: how many masks to show at most, the best-scoring ones.
+    """Write the pictures of every record of a store; errors of single images go to stderr.
 
     Returns:
-        The number of images drawn and the number of those that could not be.
+        The numbers of drawn and of failed images.
 
     Raises:
-        UsageError: if there is no image folder.
+        UsageError: if the image folder is missing.
     """
     _require_folder(images)
     names = store.names()
     n_failed = 0
-    for name in tqdm(names, unit="image", disable=None):  # None: a bar on a terminal only
-        try:
-            write_pictures(store.read(name), images, out, max_masks)
-        except SohesError as error:
-            n_failed += 1
-            tqdm.write(f"{name}: {error}", file=sys.stderr)
+    with ProgressBar(len(names), "image") as bar:
+        for name in names:
+            try:
+                write_pictures(store.read(name), images, out, max_masks)
+            except SohesError as error:
+                n_failed += 1
+                bar.fail(f"{name}: {error}")
+            bar.advance()
     return len(names) - n_failed, n_failed
 
 
 def _require_folder(images: Path) -> None:
     if not images.is_dir():
-        raise UsageError(
-            f"There is no image folder {images}.", "Give the folder that the labels were made from with --images."
-        )
-
-
-def _encoded(pixels: npt.NDArray[np.uint8], image_format: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, image_format, quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+        hint = "Give the folder that the labels were made from with --images."
+        raise UsageError(f"There is no image folder {images}.", hint)

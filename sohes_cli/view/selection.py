@@ -1,8 +1,7 @@
-"""The masks that a picture shows: the best-scoring ones, their forest kept, and one color for each.
+"""Selection of the masks in a picture, the best-scoring ones with their forest, and their colors.
 
-A record can hold hundreds of masks, more than an eye can take in. The overlay, the tree and the forest picture all show the same
-choice of them in the same colors: a hue for each tree, its parts in lighter and darker shades near that hue. Colors are laid out in
-OKLCH, where equal steps look equal.
+The overlay, the tree and the forest picture show the same masks in the same colors: a hue for each tree, its parts in
+lighter and darker shades near that hue. Colors are in OKLCH, where equal steps look equal.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ Color = tuple[int, int, int]
 
 N_HUES = 12
 _FIRST_HUE = 45 / 360  # orange
-_HUE_STEP = 5  # 150 degrees, and prime to the number of hues
+_HUE_STEP = 5  # 150 degrees, coprime to the number of hues
 _HUE_JITTER = 0.4  # of the angle between two hues, so that families stay apart
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _ROOT_LIGHTNESS, _ROOT_CHROMA = 0.68, 0.17
@@ -32,7 +31,7 @@ def select_masks(record: LabelRecord, max_masks: int) -> LabelRecord:
 
     Args:
         record: the labels of one image.
-        max_masks: how many to keep at most, at least 1; of equal scores the earlier ones.
+        max_masks: maximum number of masks, at least 1; of equal scores the earlier ones are kept.
 
     Raises:
         ValueError: if `max_masks` is less than 1.
@@ -51,10 +50,10 @@ def select_masks(record: LabelRecord, max_masks: int) -> LabelRecord:
 
 
 def tree_order(record: LabelRecord) -> tuple[list[int], list[list[int]]]:
-    """The forest in the order in which it is shown: the larger mask first, of equal ones the lower id.
+    """Sort the forest for display: by decreasing area, then by id.
 
     Returns:
-        The positions of the roots, and for each position those of its children.
+        Indices of the roots, and the children of each index.
     """
     forest = record.forest
 
@@ -65,21 +64,21 @@ def tree_order(record: LabelRecord) -> tuple[list[int], list[list[int]]]:
 
 
 def count_masks(record: LabelRecord, shown: LabelRecord) -> str:
-    """How many masks and trees are shown, and of how many, in words."""
+    """Describe the numbers of shown masks and trees in words."""
     n, n_shown, n_trees = len(record.annotations), len(shown.annotations), len(shown.forest.roots)
     masks = f"{n} mask{'s' * (n != 1)}" if n == n_shown else f"the best {n_shown} of {n} masks"
     return f"{masks} in {n_trees} tree{'s' * (n_trees != 1)}"
 
 
 def percentage(annotation: Annotation) -> str:
-    """The share of the image that a mask covers, in percent, with two digits that count."""
+    """Format the share of the image that a mask covers, in percent with two significant digits."""
     height, width = annotation.segmentation["size"]
     share = 100 * annotation.area / max(height * width, 1)
     return f"{share:.0f}%" if share >= 10 else f"{share:.2g}%"
 
 
 def mask_colors(record: LabelRecord) -> list[Color]:
-    """One RGB color in 0..255 per annotation: a hue per tree, roots that touch far apart, parts in shades of their tree's hue."""
+    """Choose an RGB color in 0..255 per annotation: a hue per tree, far apart if roots touch, shades for parts."""
     roots, children = tree_order(record)
     lch: dict[int, tuple[float, float, float]] = {}
     for root, hue in zip(roots, _root_hues([record.annotations[i] for i in roots]), strict=True):
@@ -87,12 +86,12 @@ def mask_colors(record: LabelRecord) -> list[Color]:
         parts = [(root, child) for child in children[root]]
         for k, (parent, node) in enumerate(parts):
             lch[node] = _shade(lch[parent][0], hue, k)
-            parts += [(node, child) for child in children[node]]  # grows while it is walked: level by level
+            parts += [(node, child) for child in children[node]]  # appended during iteration: breadth first
     return [_rgb(*lch[i]) for i in range(len(record.annotations))]
 
 
 def _root_hues(roots: list[Annotation]) -> list[float]:
-    """A hue in [0, 1) per root: of a wheel of them, the farthest from the roots whose boxes it meets, then the least used."""
+    """Choose a hue in [0, 1) per root from a wheel: farthest from roots with touching boxes, then least used."""
     wheel = [(_FIRST_HUE + i * _HUE_STEP / N_HUES) % 1 for i in range(N_HUES)]
     chosen: list[float] = []
     for root in roots:
@@ -111,7 +110,7 @@ def _distance(hue: float, others: list[float]) -> float:
 
 
 def _shade(parent_lightness: float, hue: float, k: int) -> tuple[float, float, float]:
-    """Lightness, chroma and hue of a tree's k-th part: well apart from its parent's lightness and from the parts before it."""
+    """Return lightness, chroma and hue of a tree's k-th part, distinct from its parent and the parts before it."""
     below = max(parent_lightness - _LIGHTNESS_GAP - _DARKEST, 0.0)
     above = max(_LIGHTEST - parent_lightness - _LIGHTNESS_GAP, 0.0)
     at = (0.85 + k * _GOLDEN) % 1 * (below + above)
@@ -121,7 +120,7 @@ def _shade(parent_lightness: float, hue: float, k: int) -> tuple[float, float, f
 
 
 def _rgb(lightness: float, chroma: float, hue: float) -> Color:
-    """sRGB of an OKLCH color, less saturated where the screen has no such color (Ottosson 2020, oklab)."""
+    """Convert OKLCH to sRGB, less saturated where out of gamut (Ottosson 2020, oklab)."""
     while True:
         a, b = chroma * math.cos(2 * math.pi * hue), chroma * math.sin(2 * math.pi * hue)
         red, green, blue = _linear_rgb(lightness, a, b)

@@ -1,4 +1,4 @@
-"""The forest of one record as a tree in the terminal, in the colors of the overlay."""
+"""Forest of one record as a tree in the terminal, in the colors of the overlay."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ __all__ = ["forest_tree"]
 
 
 def forest_tree(record: LabelRecord, max_masks: int) -> Tree:
-    """Lay out the best masks of a record as a tree, each part below what it is a part of, the larger ones first.
-
-    Args:
-        record: the labels of one image.
-        max_masks: how many masks to show at most, the best-scoring ones.
+    """Lay out the best `max_masks` masks of a record as a tree, larger ones first.
 
     Returns:
-        A tree with the image at its root and one node per mask: its color, id, share of the image, score and box (left, top,
+        A tree with the image at its root and one node per mask: color, id, share of the image, score and box (left,
+            top,
         width x height).
     """
     shown = select_masks(record, max_masks)

@@ -1,4 +1,4 @@
-"""ADE20K in the layout and with the quirks of the 2021 release: visible pixels, parts at all levels, and damaged files reported."""
+"""ADE20K in the layout of the 2021 release: visible pixels, parts at all levels, damaged files reported."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from label_cases import written
 from PIL import Image
-from pycocotools.coco import COCO
 
-from sohes_cli.convert.ade20k import SPLITS, open_ade20k
-from sohes_cli.convert.ground_truth import BadFile, image_list_path, write_ground_truth
+from sohes_cli.convert.ade20k import ADE20K
+from sohes_cli.convert.ground_truth import BadFile
 from sohes_cli.errors import DatasetError
 
 H, W = 24, 36
@@ -99,13 +99,11 @@ def source(tmp_path):
 
 
 def read(source, split="validation"):
-    return list(open_ade20k(source, split).images)
+    return list(ADE20K.open(source, split).images)
 
 
 def converted(source, tmp_path):
-    out = tmp_path / "gt.json"
-    counts = write_ground_truth(open_ade20k(source, "validation"), out)
-    return COCO(str(out)), image_list_path(out).read_text().splitlines(), counts
+    return written(ADE20K.open(source, "validation"), tmp_path / "gt.json")
 
 
 def test_masks_are_the_visible_pixels_of_each_object(source, tmp_path):
@@ -143,9 +141,9 @@ def test_categories_are_those_of_the_index(source, tmp_path):
 
 
 def test_the_data_set_says_where_its_images_are_and_how_many_its_authors_count(source):
-    dataset = open_ade20k(source, "validation")
+    dataset = ADE20K.open(source, "validation")
     assert (dataset.name, dataset.total, dataset.image_root) == ("ade20k", 1, "images/ADE/validation")
-    assert (SPLITS[0], dataset.expected_images) == ("validation", 2000)
+    assert (ADE20K.splits[0], dataset.expected_images) == ("validation", 2000)
     [image] = dataset.images
     assert (source / dataset.image_root / image.file_name).is_file()
 
@@ -153,7 +151,7 @@ def test_the_data_set_says_where_its_images_are_and_how_many_its_authors_count(s
 @pytest.mark.parametrize("depth", ["..", ".", "images/ADE"])
 def test_the_folder_may_be_given_at_several_depths(source, depth):
     given_folder = (source / depth).resolve()
-    dataset = open_ade20k(given_folder, "validation")
+    dataset = ADE20K.open(given_folder, "validation")
     [image] = dataset.images
     assert (given_folder / dataset.image_root / image.file_name).is_file()
 
@@ -178,7 +176,7 @@ def test_files_in_latin_1_with_control_characters_are_read(tmp_path):
     folder = put_image(tmp_path, "ADE_val_00000001", [item], CAR_MASKS, encoding="latin-1")
     path = folder / "ADE_val_00000001.json"
     path.write_bytes(path.read_bytes().replace(b'"raw_name": "wall"', b'"raw_name": "wall\tof a\ncaf\xe9"'))
-    dataset = open_ade20k(tmp_path, "validation")
+    dataset = ADE20K.open(tmp_path, "validation")
     [image] = dataset.images
     assert image.masks[0].area == VISIBLE[0].sum()
     assert [category.name for category in dataset.categories()] == ["wall, café wall"]
@@ -253,7 +251,7 @@ DAMAGES = {
     "no JSON": (".json", lambda p: p.unlink(), "No such file"),
     "no objects": (".json", edited(lambda a: a.pop("object")), "has no object"),
     "an object without parts": (".json", edited(lambda a: a["object"][1].pop("parts")), "has no parts"),
-    "not in this layout": (".json", edited(lambda a: a.update(object=3)), "not in ADE20K's layout"),
+    "not in this layout": (".json", edited(lambda a: a.update(object=3)), "not in the data set's layout"),
     "two objects of an id": (".json", edited(lambda a: a["object"][1].update(id=0)), "two objects of the same id"),
     "a part of itself": (".json", edited(lambda a: a["object"][1]["parts"].update(ispartof=6)), "a part of itself"),
     "a part of two": (".json", edited(lambda a: a["object"][2]["parts"].update(ispartof=[0, 2])), r"\[0, 2\]"),
@@ -300,13 +298,13 @@ def test_another_folder_is_an_error_that_names_what_was_looked_for(tmp_path):
     with pytest.raises(
         DatasetError, match=r"images/ADE/validation or ADE20K_2021_17_01/images/ADE/validation or validation"
     ):
-        open_ade20k(tmp_path, "validation")
+        ADE20K.open(tmp_path, "validation")
 
 
 def test_a_folder_without_images_is_an_error(source):
     shutil.rmtree(source / "images/ADE/validation/urban")
     with pytest.raises(DatasetError, match=r"validation and its sub-folders hold no \.jpg"):
-        open_ade20k(source, "validation")
+        ADE20K.open(source, "validation")
 
 
 @settings(max_examples=20, deadline=None)

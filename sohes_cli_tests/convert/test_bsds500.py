@@ -1,4 +1,4 @@
-"""BSDS500 in its own layout, .mat files of MATLAB's cells and structs: every region of every annotator once, to the pixel."""
+"""BSDS500 in its own layout, MATLAB's cells and structs: every region of every annotator once, to the pixel."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from label_cases import written
 from PIL import Image
-from pycocotools.coco import COCO
 from scipy.io import savemat
 
-from sohes_cli.convert.bsds500 import SPLITS, open_bsds500
-from sohes_cli.convert.ground_truth import BadFile, image_list_path, write_ground_truth
+from sohes_cli.convert.bsds500 import BSDS500
+from sohes_cli.convert.ground_truth import BadFile
 from sohes_cli.errors import DatasetError
 
 H, W = 21, 31
@@ -49,13 +49,11 @@ def thirds():
 
 
 def read(source, split="test"):
-    return list(open_bsds500(source, split).images)
+    return list(BSDS500.open(source, split).images)
 
 
 def converted(source, tmp_path):
-    out = tmp_path / "gt.json"
-    counts = write_ground_truth(open_bsds500(source, "test"), out)
-    return COCO(str(out)), image_list_path(out).read_text().splitlines(), counts
+    return written(BSDS500.open(source, "test"), tmp_path / "gt.json")
 
 
 def test_every_region_of_every_annotator_is_a_mask_and_equal_ones_are_written_once(tmp_path):
@@ -122,14 +120,14 @@ def test_images_come_in_the_order_of_their_numbers(tmp_path):
 @pytest.mark.parametrize("inside", ["", "BSDS500", "BSR/BSDS500"])
 def test_the_folder_may_be_given_at_several_depths(tmp_path, inside):
     put_image(tmp_path / inside, 7, [halves(10)], split="val")
-    dataset = open_bsds500(tmp_path, "val")
+    dataset = BSDS500.open(tmp_path, "val")
     [image] = dataset.images
     assert (tmp_path / dataset.image_root / image.file_name).is_file()
     assert (dataset.name, dataset.total, dataset.expected_images) == ("bsds500", 1, 100)
 
 
 def test_results_are_reported_on_the_test_images():
-    assert SPLITS[0] == "test"
+    assert BSDS500.splits[0] == "test"
 
 
 DAMAGES = {
@@ -169,11 +167,11 @@ def test_a_damaged_photograph_is_reported(tmp_path):
 
 def test_another_folder_is_an_error_that_names_what_was_looked_for(tmp_path):
     with pytest.raises(DatasetError, match=r"data/\{images,groundTruth\}/test or BSDS500/data"):
-        open_bsds500(tmp_path, "test")
+        BSDS500.open(tmp_path, "test")
 
 
 def test_a_folder_without_images_is_an_error(tmp_path):
     put_image(tmp_path, 1, [halves(10)])
     (tmp_path / "data" / "images" / "test" / "1.jpg").unlink()
     with pytest.raises(DatasetError, match=r"holds no NUMBER\.jpg"):
-        open_bsds500(tmp_path, "test")
+        BSDS500.open(tmp_path, "test")

@@ -1,4 +1,4 @@
-"""Files in COCO's layout: every form of a mask means the pixels that pycocotools sees, and every defect is named with its annotation."""
+"""Files in COCO's layout: every form of a mask has pycocotools' pixels, and every defect is named by annotation."""
 
 from __future__ import annotations
 
@@ -11,15 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from sohes_cli.convert.coco_json import (
-    Dialect,
-    checked_segmentation,
-    coco_dataset,
-    find_file,
-    image_root,
-    read_coco_json,
-    truth_images,
-)
+from sohes_cli.convert.coco_json import Dialect, checked_segmentation, coco_dataset, read_coco_json, truth_images
+from sohes_cli.convert.folders import find_file
 from sohes_cli.errors import DatasetError
 
 H, W = 4, 6
@@ -103,7 +96,7 @@ def test_points_and_lines_among_polygons_are_dropped():
         ({"size": [H, W], "counts": [30, -6]}, "do not fill 4 x 6"),
         ({"size": [H, W], "counts": [24.0]}, "do not fill 4 x 6"),
         ({"size": [H, W], "counts": "1"}, "does not fill 4 x 6"),
-        ({"size": [H, W], "counts": "\x00"}, "do not belong there"),
+        ({"size": [H, W], "counts": "\x00"}, "run-length string is damaged"),
     ],
 )
 def test_a_mask_that_is_none_is_refused_with_the_id_of_its_annotation(tmp_path, segmentation, words):
@@ -227,21 +220,22 @@ def test_a_missing_key_is_named(tmp_path):
         images_of(coco_file(tmp_path, images=[{"id": 5, "file_name": "a.jpg", "height": 0, "width": W}]))
 
 
-def test_files_and_image_folders_are_looked_for_in_order(tmp_path):
+def test_files_are_looked_for_in_order(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.json").write_text("{}")
     assert find_file(tmp_path, ("a.json", "sub/b.json")) == tmp_path / "sub" / "b.json"
     with pytest.raises(DatasetError) as error:
         find_file(tmp_path, ("a.json", "other/b.json"))
     assert error.value.message == f"{tmp_path} holds no a.json or other/b.json."
-    assert image_root(tmp_path, ("images", "sub"), "b.json") == "sub"
-    assert image_root(tmp_path, ("images", "sub"), "c.jpg") == "images"
 
 
 def test_a_dataset_knows_its_length_and_gives_every_image(tmp_path):
     images = [{"id": i, "file_name": f"{i}.jpg", "height": H, "width": W} for i in range(3)]
     path = coco_file(tmp_path, images=images)
     dataset = coco_dataset("toy", "val", tmp_path, path, ("images",))
-    assert dataset.total == 3
+    assert (dataset.total, dataset.image_root) == (3, "images")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "0.jpg").touch()
+    assert coco_dataset("toy", "val", tmp_path, path, ("images", "sub")).image_root == "sub"
     assert [image.id for image in dataset.images] == [0, 1, 2]
     assert list(coco_dataset("toy", "val", tmp_path, coco_file(tmp_path, images=[]), ("images",)).images) == []

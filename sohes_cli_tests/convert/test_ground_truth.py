@@ -1,4 +1,4 @@
-"""The written ground truth: loads in pycocotools, links parts by id, lists its images, and refuses what contradicts itself."""
+"""The written ground truth: pycocotools loads it, ids link the parts, images are listed, contradictions refused."""
 
 from __future__ import annotations
 

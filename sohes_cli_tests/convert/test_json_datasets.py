@@ -1,4 +1,4 @@
-"""Data sets annotated in JSON, in the layout and with the keys of their official files: masks, ids, parents and paths come out right."""
+"""Data sets annotated in JSON, with the keys of their official files: masks, ids, parents and paths."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import json
 
 import numpy as np
 import pytest
+from label_cases import written
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from sohes_cli.convert.coco import open_coco
 from sohes_cli.convert.datasets import DatasetName, converter
-from sohes_cli.convert.entityseg import open_entityseg
-from sohes_cli.convert.ground_truth import BadFile, image_list_path, write_ground_truth
-from sohes_cli.convert.lvis import open_lvis
-from sohes_cli.convert.paco import open_paco
-from sohes_cli.convert.sa1b import open_sa1b
+from sohes_cli.convert.ground_truth import BadFile
+from sohes_cli.convert.json_datasets import COCO as COCO_2017
+from sohes_cli.convert.json_datasets import ENTITYSEG, LVIS, PACO
+from sohes_cli.convert.sa1b import SA1B
 from sohes_cli.errors import DatasetError
 
 H, W = 30, 40
@@ -38,10 +37,7 @@ def put(path, data):
 
 
 def converted(dataset, tmp_path):
-    """The written file as pycocotools loads it, its list of images and what was counted."""
-    out = tmp_path / "out" / "gt.json"
-    counts = write_ground_truth(dataset, out)
-    return COCO(str(out)), image_list_path(out).read_text().splitlines(), counts
+    return written(dataset, tmp_path / "out" / "gt.json")
 
 
 def areas(coco):
@@ -108,7 +104,7 @@ def put_coco(source):
 
 def test_coco_keeps_ids_and_crowds_and_lists_images_without_annotations(tmp_path):
     put_coco(tmp_path / "coco")
-    coco, images, counts = converted(open_coco(tmp_path / "coco", "val2017"), tmp_path)
+    coco, images, counts = converted(COCO_2017.open(tmp_path / "coco", "val2017"), tmp_path)
     assert images == ["000000397133.jpg", "000000037777.jpg"]
     assert areas(coco) == {82445: 50, 900100397133: 3}
     assert [a["iscrowd"] for a in coco.anns.values()] == [0, 1]
@@ -124,7 +120,7 @@ def test_coco_keeps_ids_and_crowds_and_lists_images_without_annotations(tmp_path
 
 def test_coco_means_the_pixels_that_pycocotools_sees_in_the_official_file(tmp_path):
     put_coco(tmp_path / "coco")
-    coco, _, _ = converted(open_coco(tmp_path / "coco", "val2017"), tmp_path)
+    coco, _, _ = converted(COCO_2017.open(tmp_path / "coco", "val2017"), tmp_path)
     official = COCO(str(tmp_path / "coco" / "annotations" / "instances_val2017.json"))
     assert official.anns.keys() == coco.anns.keys()
     for i, a in official.anns.items():
@@ -134,7 +130,7 @@ def test_coco_means_the_pixels_that_pycocotools_sees_in_the_official_file(tmp_pa
 
 def test_coco_knows_how_much_the_complete_split_holds(tmp_path):
     put_coco(tmp_path)
-    dataset = open_coco(tmp_path, "val2017")
+    dataset = COCO_2017.open(tmp_path, "val2017")
     assert (dataset.image_root, dataset.total, dataset.expected_images, dataset.expected_masks) == (
         "val2017",
         2,
@@ -147,7 +143,7 @@ def test_coco_finds_images_in_either_layout(tmp_path):
     put_coco(tmp_path)
     (tmp_path / "images" / "val2017").mkdir(parents=True)
     (tmp_path / "images" / "val2017" / "000000397133.jpg").write_bytes(b"")
-    assert open_coco(tmp_path, "val2017").image_root == "images/val2017"
+    assert COCO_2017.open(tmp_path, "val2017").image_root == "images/val2017"
 
 
 def put_lvis(path):
@@ -195,7 +191,7 @@ def put_lvis(path):
 @pytest.mark.parametrize("place", ["lvis_v1_val.json", "annotations/lvis_v1_val.json"])
 def test_lvis_images_lie_in_both_folders_of_coco(tmp_path, place):
     put_lvis(tmp_path / "lvis" / place)
-    dataset = open_lvis(tmp_path / "lvis", "val")
+    dataset = LVIS.open(tmp_path / "lvis", "val")
     assert (dataset.image_root, dataset.expected_images, dataset.expected_masks) == (".", 19809, 244707)
     coco, images, counts = converted(dataset, tmp_path)
     assert images == ["val2017/000000397133.jpg", "train2017/000000391895.jpg"]
@@ -210,7 +206,7 @@ def test_an_lvis_image_without_a_usable_url_is_named(tmp_path):
         data["images"][0]["coco_url"] = url
         put(tmp_path / "lvis_v1_val.json", data)
         with pytest.raises(DatasetError, match="image 397133: its coco_url"):
-            open_lvis(tmp_path, "val")
+            LVIS.open(tmp_path, "val")
 
 
 PACO_FLAGS = {
@@ -268,7 +264,7 @@ def test_paco_parts_name_their_object(tmp_path):
         paco_annotation(5, 5, (20, 2, 5, 5)),
     )
     put_paco(tmp_path / "paco" / "paco_lvis_v1_val.json", leg, chair, other)
-    dataset = open_paco(tmp_path / "paco", "val")
+    dataset = PACO.open(tmp_path / "paco", "val")
     assert (dataset.image_root, dataset.expected_images, dataset.expected_masks) == (".", 2410, None)
     coco, images, counts = converted(dataset, tmp_path)
     assert images == ["train2017/000000391895.jpg"]
@@ -284,7 +280,7 @@ def test_a_paco_object_without_a_mask_is_left_out_and_its_parts_are_roots(tmp_pa
         {**paco_annotation(3, 3, (2, 2, 10, 14)), "segmentation": []},
         paco_annotation(7, 3, (4, 10, 2, 6)),
     )
-    coco, _, counts = converted(open_paco(tmp_path, "val"), tmp_path)
+    coco, _, counts = converted(PACO.open(tmp_path, "val"), tmp_path)
     assert {i: a["parent"] for i, a in coco.anns.items()} == {7: None}
     assert counts.parts == 0
 
@@ -296,7 +292,7 @@ def test_a_paco_part_of_no_object_is_refused(tmp_path):
     ):
         put_paco(tmp_path / "paco_lvis_v1_val.json", paco_annotation(7, obj_ann_id, (4, 10, 2, 6)))
         with pytest.raises(DatasetError) as error:
-            open_paco(tmp_path, "val")
+            PACO.open(tmp_path, "val")
         assert words in error.value.message
 
 
@@ -356,7 +352,7 @@ def put_entityseg(path):
 )
 def test_entityseg_is_read_under_each_of_its_names(tmp_path, place):
     put_entityseg(tmp_path / "entityseg" / place)
-    dataset = open_entityseg(tmp_path / "entityseg", "val_lr")
+    dataset = ENTITYSEG.open(tmp_path / "entityseg", "val_lr")
     assert dataset.image_root == "images_lr"
     coco, images, counts = converted(dataset, tmp_path)
     assert images == ["entity_01_11580/coco_000000000009.jpg"]
@@ -368,10 +364,10 @@ def test_entityseg_is_read_under_each_of_its_names(tmp_path, place):
 
 def test_entityseg_full_resolution_lies_in_another_folder(tmp_path):
     put_entityseg(tmp_path / "entityseg_val.json")
-    assert open_entityseg(tmp_path, "val").image_root == "images"
+    assert ENTITYSEG.open(tmp_path, "val").image_root == "images"
     (tmp_path / "entity_01_11580").mkdir()
     (tmp_path / "entity_01_11580" / "coco_000000000009.jpg").write_bytes(b"")
-    assert open_entityseg(tmp_path, "val").image_root == "."
+    assert ENTITYSEG.open(tmp_path, "val").image_root == "."
 
 
 def sa1b_record(image_id, *annotation_ids):
@@ -390,7 +386,7 @@ def test_sa1b_files_are_found_at_any_depth_in_the_order_of_their_numbers(tmp_pat
         put(tmp_path / "sa" / folder / f"sa_{image_id}.json", sa1b_record(image_id, image_id * 100, image_id * 100 + 1))
     put(tmp_path / "sa" / "sa_000020" / "other.json", {})
     put(tmp_path / "sa" / ".cache" / "sa_7.json", sa1b_record(7, 1))
-    dataset = open_sa1b(tmp_path / "sa", "all")
+    dataset = SA1B.open(tmp_path / "sa", "all")
     assert (dataset.total, dataset.image_root, dataset.expected_images) == (4, ".", None)
     coco, images, counts = converted(dataset, tmp_path)
     assert images == ["sa_5.jpg", "sa_000020/sa_9001.jpg", "sa_000020/sa_223750.jpg", "deep/sa_000021/sa_240000.jpg"]
@@ -412,7 +408,7 @@ def test_sa1b_is_found_behind_links_to_folders_but_each_file_once(tmp_path):
     put(tmp_path / "sa" / "sa_000021" / "sa_2.json", sa1b_record(2, 20))
     (tmp_path / "sa" / "linked").symlink_to(tmp_path / "disk" / "sa_000020")
     (tmp_path / "sa" / "sa_000021" / "back").symlink_to(tmp_path / "sa")
-    assert [image.file_name for image in open_sa1b(tmp_path / "sa", "all").images] == [
+    assert [image.file_name for image in SA1B.open(tmp_path / "sa", "all").images] == [
         "linked/sa_1.jpg",
         "sa_000021/sa_2.jpg",
     ]
@@ -421,10 +417,10 @@ def test_sa1b_is_found_behind_links_to_folders_but_each_file_once(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda _: "{", "cannot be used: Expecting"),
-        (lambda _: [1], "is not in SA-1B's layout"),
+        (lambda _: "{", "it is not JSON (Expecting"),
+        (lambda _: [1], "it is not in the data set's layout"),
         (lambda record: {"image": record["image"]}, "has no annotations"),
-        (lambda record: {**record, "annotations": [7]}, "is not in SA-1B's layout"),
+        (lambda record: {**record, "annotations": [7]}, "it is not in the data set's layout"),
         (lambda record: {**record, "image": {**record["image"], "height": "30"}}, "its height '30' is no whole number"),
         (
             lambda record: {**record, "image": {**record["image"], "file_name": "sa_2.jpg"}},
@@ -452,7 +448,7 @@ def test_a_damaged_sa1b_file_is_reported_and_the_others_are_read(tmp_path, spoil
     put(tmp_path / "sa_3.json", sa1b_record(3, 30))
     spoiled = spoil(sa1b_record(1, 10))
     (tmp_path / "sa_1.json").write_text(spoiled if isinstance(spoiled, str) else json.dumps(spoiled))
-    bad, good = open_sa1b(tmp_path, "all").images
+    bad, good = SA1B.open(tmp_path, "all").images
     assert isinstance(bad, BadFile)
     assert bad.path == tmp_path / "sa_1.json"
     assert words in bad.reason
@@ -463,7 +459,7 @@ def test_the_same_photograph_twice_in_sa1b_is_refused(tmp_path):
     for folder in ("a", "b"):
         put(tmp_path / "sa" / folder / "sa_1.json", sa1b_record(1, 10))
     with pytest.raises(DatasetError, match=r"Image 1 \(b/sa_1.jpg\) occurs twice"):
-        converted(open_sa1b(tmp_path / "sa", "all"), tmp_path)
+        converted(SA1B.open(tmp_path / "sa", "all"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -487,7 +483,7 @@ def test_a_folder_of_something_else_is_refused_with_the_paths_that_were_looked_f
 
 
 @pytest.mark.parametrize("name", list(DatasetName))
-def test_every_data_set_has_an_opener_and_distinct_splits(tmp_path, name):
+def test_every_data_set_has_distinct_splits(tmp_path, name):
     found = converter(name)
     assert found.splits
     assert len(set(found.splits)) == len(found.splits)

@@ -1,4 +1,4 @@
-"""Masks kept as pictures: values as stored, and the regions of a map equal to those that pycocotools finds one at a time."""
+"""Masks stored as pictures: raw values, and the regions of a map equal to pycocotools' one at a time."""
 
 from __future__ import annotations
 

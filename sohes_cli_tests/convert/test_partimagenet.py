@@ -1,4 +1,4 @@
-"""PartImageNet in the layouts of its two archives: parts as annotated, wholes from maps or unions, parents, and known damage."""
+"""PartImageNet in the layouts of its two archives: parts, wholes from maps or unions, parents, known damage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from label_cases import written
 from PIL import Image
-from pycocotools.coco import COCO
 
-from sohes_cli.convert.ground_truth import BadFile, image_list_path, write_ground_truth
-from sohes_cli.convert.partimagenet import SPLITS, open_partimagenet
+from sohes_cli.convert.ground_truth import BadFile
+from sohes_cli.convert.partimagenet import PARTIMAGENET
 from sohes_cli.errors import DatasetError
 
 H, W = 30, 40
@@ -100,13 +100,11 @@ def filled(*boxes):
 
 
 def read(source, split="val"):
-    return list(open_partimagenet(source, split).images)
+    return list(PARTIMAGENET.open(source, split).images)
 
 
 def converted(source, tmp_path):
-    out = tmp_path / "gt.json"
-    counts = write_ground_truth(open_partimagenet(source, "val"), out)
-    return COCO(str(out)), image_list_path(out).read_text().splitlines(), counts
+    return written(PARTIMAGENET.open(source, "val"), tmp_path / "gt.json")
 
 
 BIRD = (part(40, HEAD, (2, 3, 5, 4)), part(41, BODY, (2, 7, 9, 8), (20, 7, 3, 3)))
@@ -183,7 +181,7 @@ def test_file_names_lead_to_the_images(tmp_path, arrange):
         photograph(tmp_path / "images" / "val" / SYNSET / f"{SYNSET}_1.JPEG")
     else:
         put_seg(tmp_path / ("PartImageNet" if arrange == "seg inside" else ""), BIRD, [whole_map(c7=(1, 2, 24, 14))])
-    dataset = open_partimagenet(tmp_path, "val")
+    dataset = PARTIMAGENET.open(tmp_path, "val")
     [image] = dataset.images
     assert (tmp_path / dataset.image_root / image.file_name).is_file()
     assert dataset.expected_images == (None if "seg" in arrange else 2957)
@@ -191,8 +189,13 @@ def test_file_names_lead_to_the_images(tmp_path, arrange):
 
 def test_without_images_the_paths_are_those_of_the_archive(tmp_path):
     put_json(tmp_path / "val.json", BIRD, [f"{SYNSET}_1.JPEG"])
-    dataset = open_partimagenet(tmp_path, "val")
-    assert (dataset.name, dataset.total, dataset.image_root, SPLITS[0]) == ("partimagenet", 1, "val", "val")
+    dataset = PARTIMAGENET.open(tmp_path, "val")
+    assert (dataset.name, dataset.total, dataset.image_root, PARTIMAGENET.splits[0]) == (
+        "partimagenet",
+        1,
+        "val",
+        "val",
+    )
     assert next(dataset.images).file_name == f"{SYNSET}/{SYNSET}_1.JPEG"
 
 
@@ -275,9 +278,9 @@ def test_a_map_of_an_object_whose_parts_are_missing_is_reported(tmp_path):
 def test_an_annotation_file_that_is_no_json_is_an_error(tmp_path):
     put_ood(tmp_path, BIRD).write_text("{")
     with pytest.raises(DatasetError, match=r"val\.json"):
-        open_partimagenet(tmp_path, "val")
+        PARTIMAGENET.open(tmp_path, "val")
 
 
 def test_another_folder_is_an_error_that_names_what_was_looked_for(tmp_path):
     with pytest.raises(DatasetError, match=r"val\.json or .*annotations/val/val\.json"):
-        open_partimagenet(tmp_path, "val")
+        PARTIMAGENET.open(tmp_path, "val")

@@ -14,7 +14,7 @@ from coco_cases import encoded, random_case, write_case
 from sohes_cli.evaluation.average_recall import average_precision
 from sohes_cli.evaluation.reference import pycocotools_scores
 from sohes_cli.evaluation.session import evaluate_predictions
-from sohes_cli.labels.sources import open_source
+from sohes_cli.labels.sources import open_label_source
 
 if TYPE_CHECKING:
     from sohes_cli.evaluation.average_recall import Evaluation
@@ -24,7 +24,7 @@ DATA = os.environ.get("SOHES_DEV_DATA")
 
 
 def evaluation_of(truth: Path, results: Path, workers: int = 1) -> Evaluation:
-    return evaluate_predictions(open_source(truth), results, workers=workers).evaluation
+    return evaluate_predictions(open_label_source(truth), results, workers=workers).evaluation
 
 
 def assert_equal(ours: dict[str, float | None], theirs: dict[str, float | None]) -> None:

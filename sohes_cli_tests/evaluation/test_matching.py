@@ -1,4 +1,4 @@
-"""Matching: the fast path is the plain loops, COCO's order of preference holds, one-to-one pairs are what they should be."""
+"""Matching: the fast path equals the plain loops, COCO's order of preference holds, one-to-one pairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from sohes_cli.evaluation.matching import (
     match_detections,
     match_detections_reference,
 )
-from sohes_cli.masks.compare import match_by_iou
 
 NO_CROWD = np.zeros(2, bool)
 AREAS = np.array([5000.0, 5000.0])  # medium
@@ -68,31 +67,3 @@ def test_unmatched_prediction_counts_only_in_its_range_of_areas() -> None:
 def test_iou_with_a_crowd_is_the_share_of_the_prediction() -> None:
     ious = crowd_ious(np.array([[20, 20], [0, 0]]), np.array([40, 0]), np.array([100, 100]), np.array([False, True]))
     np.testing.assert_allclose(ious, [[20 / 120, 0.5], [0, 0]])
-
-
-def test_pairs_are_made_by_decreasing_iou_each_mask_once() -> None:
-    ious = np.array([[0.8, 0.9, 0.0], [0.7, 0.85, 0.0], [0.0, 0.0, 0.49]])
-    assert match_by_iou(ious, 0.5) == [(0, 1), (1, 0)]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_pairs_are_maximal(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    ious = rng.random((9, 7))
-    pairs = match_by_iou(ious, 0.5)
-    rows, columns = {n for n, _ in pairs}, {m for _, m in pairs}
-    assert len(rows) == len(columns) == len(pairs)
-    left = ious[[n for n in range(9) if n not in rows]][:, [m for m in range(7) if m not in columns]]
-    assert (left < 0.5).all()
-    assert [ious[p] for p in pairs] == sorted((ious[p] for p in pairs), reverse=True)
-
-
-def test_equal_masks_are_paired_level_by_level() -> None:
-    """An object and its only part drawn alike on both sides: the object meets the object, whatever their order."""
-    pairs = match_by_iou(np.ones((2, 2)), 0.5, levels=np.array([1, 0]), truth_levels=np.array([0, 1]))
-    assert sorted(pairs) == [(0, 1), (1, 0)]
-
-
-def test_no_masks_no_pairs() -> None:
-    assert match_by_iou(np.zeros((0, 3)), 0.5) == []
-    assert match_by_iou(np.zeros((3, 0)), 0.5) == []

@@ -1,4 +1,4 @@
-"""`sohes export --format onnx`: the graph gives the model's numbers at sizes that were not traced, and a wrong source has a name."""
+"""`sohes export --format onnx`: the graph gives the model's outputs at sizes not traced; errors name the source."""
 
 from __future__ import annotations
 
@@ -67,7 +67,9 @@ def test_the_graph_is_the_model_at_any_size(sohes: Callable, model: EntityModel,
     assert sohes("export", run, "--out", out).code == 1  # it exists
 
 
-def test_labels_and_models_are_told_apart(sohes: Callable, run: Path, reference_folder: Path, tmp_path: Path) -> None:
+def test_labels_and_models_are_distinguished(
+    sohes: Callable, run: Path, reference_folder: Path, tmp_path: Path
+) -> None:
     for arguments, word in (
         ((run, "--format", "coco"), "is a model"),
         ((reference_folder, "--format", "onnx"), "is a label folder"),

@@ -1,13 +1,13 @@
-"""Labels for the tests of the HTML report in a browser, and what a page should show of them, worked out by plain rules."""
+"""Labels for the browser tests of the HTML report, and its expected content by plain rules."""
 
 from __future__ import annotations
 
 import numpy as np
-from pycocotools import mask as coco_mask
+from label_cases import annotate, rectangle
 
 from sohes_cli.labels.manifest import Manifest, open_store
 from sohes_cli.masks.rle import decode_mask
-from sohes_cli.structures import Annotation, LabelRecord
+from sohes_cli.structures import LabelRecord
 from sohes_cli.view.html_report import open_labels
 from sohes_cli.view.selection import mask_colors, tree_order
 
@@ -20,41 +20,20 @@ BOXES = {  # id -> left, top, right, bottom, parent, score: two trees of three l
     5: (90, 40, 140, 90, 4, 0.1),
     6: (100, 50, 120, 70, 5, 0.6),
 }
-INSIDE = {
-    1: (10, 100),
-    2: (60, 80),
-    3: (30, 40),
-    4: (84, 95),
-    5: (130, 80),
-    6: (110, 60),
-}  # id -> (x, y) where it is the smallest
+# id -> (x, y) inside, where it is the smallest
+INSIDE = {1: (10, 100), 2: (60, 80), 3: (30, 40), 4: (84, 95), 5: (130, 80), 6: (110, 60)}
 BACKGROUND = (155, 5)
 STRANGE = 'sub/<img src=x onerror=alert(1)> "ü" #1 50%.png'
 EMPTY = "empty.png"
 CROWDED = "crowded.png"
 
 
-def annotate(mask, annotation_id, parent, score):
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    box = tuple(int(side) for side in coco_mask.toBbox(rle))
-    return Annotation(
-        annotation_id, {"size": [H, W], "counts": rle["counts"].decode()}, int(mask.sum()), box, score, parent=parent
-    )
-
-
-def rectangle(left, top, right, bottom):
-    mask = np.zeros((H, W), bool)
-    mask[top:bottom, left:right] = True
-    return mask
-
-
 def boxes_record(name, shift=0, ids=tuple(BOXES)):
     masks = []
     for i in ids:
         left, top, right, bottom, parent, score = BOXES[i]
-        masks.append(
-            annotate(rectangle(left + shift, top, right + shift, bottom), i, parent if parent in ids else None, score)
-        )
+        mask = rectangle(left + shift, top, right + shift, bottom, (H, W))
+        masks.append(annotate(mask, i, parent if parent in ids else None, score))
     return LabelRecord(name, H, W, tuple(masks))
 
 

@@ -1,10 +1,12 @@
-"""The forest as a picture: a tile per shown mask in the mask's color, the photograph inside of it and faded around it."""
+"""Forest picture: a tile per shown mask, outlined in its color, the photograph inside and faded around."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
+from label_cases import annotate_box
 
 from sohes_cli.errors import StoreError
 from sohes_cli.structures import Annotation, LabelRecord
@@ -16,12 +18,7 @@ H, W = 120, 160
 GRAY = 90
 
 
-def annotate(box, annotation_id, parent=None, score=0.5, size=(H, W)):
-    left, top, width, height = box
-    mask = np.zeros(size, np.uint8, order="F")
-    mask[top : top + height, left : left + width] = 1
-    counts = coco_mask.encode(mask)["counts"].decode()
-    return Annotation(annotation_id, {"size": list(size), "counts": counts}, width * height, box, score, 0, parent)
+annotate = partial(annotate_box, size=(H, W))
 
 
 RECORD = LabelRecord(

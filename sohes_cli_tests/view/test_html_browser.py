@@ -1,4 +1,4 @@
-"""The HTML report in a real browser, opened as a file: what is pointed at, the tree, the partition pixel by pixel, two label sets."""
+"""The HTML report in a real browser, opened as a file: highlight, tree, partition by pixel, two label sets."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Viewer:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def count(self, selector):
-        """How many elements there are at this moment; `all` waits for the first."""
+        """Count the elements now, without waiting as `all` does."""
         return self.driver.execute_script("return document.querySelectorAll(arguments[0]).length", selector)
 
     def one(self, selector):
@@ -127,7 +127,7 @@ class Viewer:
         return [element.text for element in self.all(selector)]
 
     def at(self, x, y, side=0):
-        """An action that moves the pointer to the center of a pixel of the photograph."""
+        """Make an action that moves the pointer to the center of a pixel of the photograph."""
         stage = self.all(".stage")[side]
         scale = stage.size["width"] / W
         offset = [round((value + 0.5) * scale - extent * scale / 2) for value, extent in ((x, W), (y, H))]
@@ -143,7 +143,7 @@ class Viewer:
         ActionChains(self.driver, duration=0).send_keys(*keys).perform()
 
     def pointed(self, side=0):
-        """The id pointed at and those of its ancestors."""
+        """Id of the highlighted mask and those of its ancestors."""
         pane = self.all(".pane")[side]
         return pane.get_attribute("data-pointed"), pane.get_attribute("data-ancestors")
 
@@ -151,7 +151,8 @@ class Viewer:
         self.driver.execute_script("document.querySelector(`input[value=${arguments[0]}]`).click()", value)
 
     def slide(self, kind, value):
-        script = "const s = document.querySelector(`input.${arguments[0]}`); s.value = arguments[1]; s.dispatchEvent(new Event('input'))"
+        script = """const input = document.querySelector(`input.${arguments[0]}`);
+            input.value = arguments[1]; input.dispatchEvent(new Event('input'))"""
         self.driver.execute_script(script, kind, value)
 
     def canvas(self, layer, side=0):
@@ -163,8 +164,10 @@ class Viewer:
 
     def rows(self, side=0):
         """Id and level of each row of a tree from top to bottom, hidden or not."""
-        script = """return [...document.querySelectorAll('[role=tree]')[arguments[0]].querySelectorAll('[role=treeitem]')].map(
-            (item) => [Number(item.querySelector('.id').textContent.slice(1)), Number(item.getAttribute('aria-level')) - 1])"""
+        script = """const tree = document.querySelectorAll('[role=tree]')[arguments[0]];
+            const id = (item) => Number(item.querySelector('.id').textContent.slice(1));
+            const level = (item) => Number(item.getAttribute('aria-level')) - 1;
+            return [...tree.querySelectorAll('[role=treeitem]')].map((item) => [id(item), level(item)])"""
         return [tuple(row) for row in self.driver.execute_script(script, side)]
 
     def visible_rows(self):
@@ -183,7 +186,8 @@ def test_the_gallery_names_every_image_as_text_and_finds_some(viewer, report):
     assert viewer.text(".card .name") == sorted(["a.png", CROWDED, EMPTY, STRANGE])
     assert viewer.text(".card .facts")[0] == "6 masks · 2 trees · depth 3"
     assert viewer.count("img[src=x]") == 0
-    loaded = "Promise.all([...document.images].map((image) => image.decode())).then(() => arguments[0](true), () => arguments[0](false))"
+    loaded = """const [done] = arguments;
+        Promise.all([...document.images].map((image) => image.decode())).then(() => done(true), () => done(false))"""
     assert viewer.driver.execute_async_script(loaded)
     viewer.press("/", "ü #1 SUB")
     assert viewer.text(".card .name") == [STRANGE]
@@ -235,7 +239,7 @@ def test_a_click_pins_a_mask_and_unfolds_the_tree_down_to_it(viewer, report):
     assert viewer.visible_rows() == [1, 4, 5, 6]
     assert [e.get_attribute("data-position") for e in viewer.all("[aria-selected=true]")] == ["5"]
     viewer.hover(*BACKGROUND)
-    assert viewer.pointed() == ("6", "5 4"), "a pinned mask is let go when the pointer leaves"
+    assert viewer.pointed() == ("6", "5 4"), "a pinned mask is unpinned when the pointer leaves"
     viewer.hover(*INSIDE[2])
     assert viewer.pointed() == ("2", "1")
     viewer.click(*BACKGROUND)
@@ -379,7 +383,7 @@ def test_the_trees_stand_side_by_side_whatever_their_lengths(viewer, compared):
     assert len({element.rect["y"] for element in viewer.all(".forest")}) == 1
 
 
-def test_matched_and_unmatched_masks_are_told_apart(viewer, compared):
+def test_matched_and_unmatched_masks_are_marked(viewer, compared):
     viewer.open(compared, "a.png")
     assert viewer.text(".match")[:6] == ["IoU 0.95", "IoU 0.93", "IoU 0.86", "unmatched", "unmatched", "unmatched"]
     viewer.choose("unmatched")

@@ -1,4 +1,4 @@
-"""The HTML report's files: what they hold is what the records say, whatever images are called, and nothing of others is touched."""
+"""Files of the HTML report: content as in the records, whatever the names; files of others untouched."""
 
 from __future__ import annotations
 
@@ -6,34 +6,26 @@ import json
 import math
 from importlib.resources import files
 
+import label_cases
 import numpy as np
 import pytest
+from label_cases import annotate
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from sohes_cli.errors import DatasetError, StoreError, UsageError
 from sohes_cli.labels.manifest import Manifest, open_store
 from sohes_cli.masks.rle import decode_mask
 from sohes_cli.structures import Annotation, LabelRecord
 from sohes_cli.view import html_report
-from sohes_cli.view.html_image import files_of_image, reduced_record, script_call
+from sohes_cli.view.html_image import files_of_image, script_call
 from sohes_cli.view.html_report import open_labels, write_report
 
 H, W = 40, 60
 NAMES = ["a.png", "sub/a.png", 'sub/ü "b" #1 50%.png', "x<!--/y<b>.png", "z</script>.png"]
 
 
-def annotate(mask, annotation_id, parent=None, score=0.5, level=0):
-    rle = coco_mask.encode(np.asfortranarray(mask, np.uint8))
-    box = tuple(int(side) for side in coco_mask.toBbox(rle))
-    segmentation = {"size": list(mask.shape), "counts": rle["counts"].decode()}
-    return Annotation(annotation_id, segmentation, int(mask.sum()), box, score, level, parent)
-
-
-def rectangle(left, top, right, bottom, shape=(H, W)):
-    mask = np.zeros(shape, bool)
-    mask[top:bottom, left:right] = True
-    return mask
+def rectangle(left, top, right, bottom, size=(H, W)):
+    return label_cases.rectangle(left, top, right, bottom, size)
 
 
 def make_record(name):
@@ -163,41 +155,6 @@ def test_a_panorama_keeps_to_the_longest_side(tmp_path, side):
     assert max(argument_of(made.files["data/000001.js"])["shown"]) == side
 
 
-def test_reduced_masks_hold_the_pixels_at_the_centers():
-    rng = np.random.default_rng(1)
-    for height, width in [(7, 11), (13, 9), (40, 60), (1, 1), (39, 5)]:
-        masks = [rng.random((40, 60)) < share for share in (0.02, 0.5, 0.98)] + [
-            rectangle(0, 0, 60, 40),
-            rectangle(59, 39, 60, 40),
-        ]
-        record = LabelRecord("a", 40, 60, tuple(annotate(mask, i + 1) for i, mask in enumerate(masks)))
-        rows = ((np.arange(height) + 0.5) * 40 / height).astype(int)
-        columns = ((np.arange(width) + 0.5) * 60 / width).astype(int)
-        for mask, annotation in zip(masks, reduced_record(record, height, width).annotations, strict=True):
-            small, expected = decode_mask(annotation.segmentation), mask[rows][:, columns]
-            assert (small == expected).all() or (not expected.any() and small.sum() == 1)
-            assert annotation.area == mask.sum()
-
-
-def test_a_mask_too_small_to_be_met_keeps_a_pixel_in_its_place():
-    places = [(0, 0), (0, 999), (499, 0), (499, 999), (123, 877)]
-    record = LabelRecord(
-        "a",
-        500,
-        1000,
-        tuple(annotate(rectangle(x, y, x + 1, y + 1, (500, 1000)), i + 1) for i, (y, x) in enumerate(places)),
-    )
-    for (y, x), annotation in zip(places, reduced_record(record, 50, 100).annotations, strict=True):
-        small = decode_mask(annotation.segmentation)
-        assert small.sum() == 1
-        assert np.abs(np.argwhere(small)[0] * 10 + 5 - (y, x)).max() <= 10
-
-
-def test_an_empty_mask_stays_empty():
-    record = LabelRecord("a", H, W, (annotate(np.zeros((H, W), bool), 1),))
-    assert not decode_mask(reduced_record(record, 5, 5).annotations[0].segmentation).any()
-
-
 def test_what_is_wrong_with_an_image_is_reported_and_the_others_go_on(tmp_path, labels, images, capsys):
     (images / "a.png").unlink()
     (labels.path / "sub/a.png.json").write_text("{")
@@ -257,7 +214,7 @@ def test_a_folder_of_another_kind_is_refused_and_left_alone(tmp_path, labels, im
     assert not (tmp_path / "report").exists()
 
 
-def test_an_interrupted_run_leaves_no_page_and_the_next_one_mends_it(tmp_path, labels, images, monkeypatch):
+def test_an_interrupted_run_leaves_no_page_and_the_next_one_completes_it(tmp_path, labels, images, monkeypatch):
     report = tmp_path / "report"
     write_report(labels, images, report, 1280, 60)
     whole = {name: (report / name).read_bytes() for name in files_below(report)}
@@ -315,7 +272,7 @@ def test_images_of_two_sets_are_matched_by_their_names(tmp_path, labels, images)
     assert matched == {"a.png": 0, "sub/a.png": 2, **dict.fromkeys(NAMES[2:])}
 
 
-def test_sets_of_the_same_name_are_told_apart(tmp_path, images):
+def test_sets_of_the_same_name_get_distinct_titles(tmp_path, images):
     sets = [open_labels(make_store(tmp_path / run / "labels", [make_record("a.png")])) for run in ("one", "two")]
     write_report(sets[0], images, tmp_path / "report", 1280, 60, sets[1])
     assert index_of(tmp_path / "report")["sets"] == ["one/labels", "two/labels"]

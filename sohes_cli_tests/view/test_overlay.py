@@ -1,25 +1,22 @@
-"""The overlay: every shown mask is tinted in its color, parts on top of wholes, edges dark, the rest of the photograph untouched."""
+"""Overlay: masks tinted in their colors, parts above wholes, dark edges, the rest of the photograph untouched."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
+from label_cases import annotate_box
 
 from sohes_cli.errors import StoreError
 from sohes_cli.structures import Annotation, LabelRecord
-from sohes_cli.view.overlay import LARGEST_SIDE, overlay, reduced, reduced_mask
+from sohes_cli.view.overlay import MAX_PICTURE_SIDE, overlay, reduced, reduced_mask
 from sohes_cli.view.selection import mask_colors
 
 H, W = 60, 90
 
 
-def annotate(box, annotation_id, parent=None, score=0.5, size=(H, W)):
-    left, top, width, height = box
-    mask = np.zeros(size, np.uint8, order="F")
-    mask[top : top + height, left : left + width] = 1
-    counts = coco_mask.encode(mask)["counts"].decode()
-    return Annotation(annotation_id, {"size": list(size), "counts": counts}, width * height, box, score, 0, parent)
+annotate = partial(annotate_box, size=(H, W))
 
 
 @pytest.fixture
@@ -105,7 +102,7 @@ def test_a_huge_photograph_is_shown_reduced():
         "a.jpg", *size, (annotate((1000, 100, 2000, 500), 1, size=size), annotate((3999, 699, 1, 1), 2, size=size))
     )
     shown = overlay(np.full((*size, 3), 200, np.uint8), record, 10)
-    assert shown.shape == (280, LARGEST_SIDE, 3)
+    assert shown.shape == (280, MAX_PICTURE_SIDE, 3)
     assert (shown[140, 800] != 200).any()
     assert (shown[5, 5] == 200).all()
     assert (shown[-1, -1] != 200).any(), "a mask of one pixel vanished"

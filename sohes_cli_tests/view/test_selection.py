@@ -1,4 +1,4 @@
-"""Choosing masks to show: the best ones, in their old forest, in colors that tell trees apart and keep each together."""
+"""Selection of masks: the best ones, in their old forest, in colors distinct between trees and close within."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 "use strict";
-// Elements of the page, made from names and values. Text from a file only ever enters as text or as an attribute, never as HTML.
+// Elements of the page. Text from a file enters only as text or as an attribute, never as HTML.
 
 const Dom = {
-  /** An element with attributes and children; `on...` gives a listener, a false or null attribute is left out, a string child is text. */
+  /** Make an element; `on...` adds a listener, a false or null attribute is left out, a string child is text. */
   make(tag, attributes = {}, ...children) {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
@@ -13,14 +13,16 @@ const Dom = {
     return element;
   },
 
-  /** A range input with its label and a place for its value in words. */
+  /** Make a range input with its label and an output for its value in words. */
   slider(label, attributes, onInput) {
     const output = Dom.make("output");
-    const input = Dom.make("input", { type: "range", "aria-label": label, ...attributes, oninput: () => onInput(Number(input.value)) });
-    return { input, output, element: Dom.make("label", { class: "slider" }, Dom.make("span", {}, label), input, output) };
+    const oninput = () => onInput(Number(input.value));
+    const input = Dom.make("input", { type: "range", "aria-label": label, ...attributes, oninput });
+    const element = Dom.make("label", { class: "slider" }, Dom.make("span", {}, label), input, output);
+    return { input, output, element };
   },
 
-  /** Buttons of which one is pressed, as a group of radio buttons. */
+  /** Make a group of radio buttons. */
   choice(label, name, options, value, onChange) {
     const buttons = options.map(([key, text]) =>
       Dom.make(
@@ -35,18 +37,18 @@ const Dom = {
 };
 
 const Words = {
-  /** A count with its noun: 1 mask, 2 masks. */
+  /** Format a count with its noun: 1 mask, 2 masks. */
   count(n, noun) {
     return `${n.toLocaleString("en")} ${noun}${n === 1 ? "" : "s"}`;
   },
 
-  /** A share in percent, with two digits that count. */
+  /** Format a share in percent with two significant digits. */
   percentage(share) {
     const percent = 100 * share;
     return percent >= 10 || percent === 0 ? `${percent.toFixed(0)}%` : `${Number(percent.toPrecision(2))}%`;
   },
 
-  /** A share in percent with one decimal, rounded down, so that only what is whole is called 100%. */
+  /** Format a share in percent with one decimal, rounded down, so that 100% means all. */
   coverage(share) {
     return `${(Math.floor(1000 * share) / 10).toFixed(1)}%`;
   },

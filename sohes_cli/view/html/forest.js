@@ -1,15 +1,16 @@
 "use strict";
-// The part-of forest of the masks that are shown: which are chosen, in which order and depth, and which of them owns a pixel.
+// The part-of forest of the shown masks: selection, order, levels, and the owner of each pixel.
 //
-// A label set can hold hundreds of masks, so only the best-scoring ones are shown. A mask whose parent is not shown becomes a part of its
-// nearest shown ancestor, or a root. Positions are those in the file; levels are counted among the shown masks, 0 for a root.
+// A label set can hold hundreds of masks, so only the best-scoring ones are shown. A mask whose parent is not shown
+// becomes a part of its nearest shown ancestor, or a root. Positions are those in the file; levels count shown masks, 0
+// for a root.
 
 const Forest = {
   /**
-   * Choose the best masks, of equal scores the earlier ones.
-   * masks: objects with id, parent (an id or null), score and area; limit: how many at most; passes: which may be chosen, by position.
-   * Returns {shown, parent, level, children, roots, depth}: positions ascending, then by position the parent (-1 for a root), the level
-   * (-1 for a mask that is not shown) and the children, the larger first; depth is the number of levels.
+   * Select the best masks, of equal scores the earlier ones.
+   * masks: objects with id, parent (an id or null), score and area; limit: maximum number; passes: filter by position.
+   * Returns {shown, parent, level, children, roots, depth}: positions ascending, then by position the parent (-1 for a
+   * root), the level (-1 for a hidden mask) and the children, larger first; depth is the number of levels.
    */
   select(masks, limit, passes) {
     const position = new Map(masks.map((mask, i) => [mask.id, i]));
@@ -37,7 +38,7 @@ const Forest = {
     return { shown, parent, level, children, roots, depth };
   },
 
-  /** The ancestors of a mask, its parent first. */
+  /** Return the ancestors of a mask, its parent first. */
   ancestors(forest, i) {
     const chain = [];
     for (let j = forest.parent[i]; j >= 0; j = forest.parent[j]) chain.push(j);
@@ -45,12 +46,13 @@ const Forest = {
   },
 
   /**
-   * The order in which masks are painted so that the last one at a pixel owns it, which makes a partition of overlapping masks: of all
-   * masks of a level up to `deepest` that cover a pixel the deepest owns it, of equally deep ones the smaller, of equally large ones
-   * the higher id. So parts lie on wholes, and of two overlapping roots the smaller lies on top.
+   * Return the painting order that makes a partition of overlapping masks, the last one at a pixel owning it: of all
+   * masks of a level up to `deepest` that cover a pixel the deepest owns it, of equally deep ones the smaller, of
+   * equally large ones the higher id. So parts are above wholes, and of two overlapping roots the smaller is on top.
    */
   paintingOrder(masks, forest, deepest) {
     const order = forest.shown.filter((i) => forest.level[i] <= deepest);
-    return order.sort((a, b) => forest.level[a] - forest.level[b] || masks[b].area - masks[a].area || masks[a].id - masks[b].id);
+    const bySize = (a, b) => masks[b].area - masks[a].area || masks[a].id - masks[b].id;
+    return order.sort((a, b) => forest.level[a] - forest.level[b] || bySize(a, b));
   },
 };

@@ -1,9 +1,9 @@
 "use strict";
-// All images of the report as cards, found by a search in their names and sorted. Cards are added as the reader scrolls towards them and
-// thumbnails load when they come near, so that thousands of images cost as much as a screenful.
+// All images of the report as cards, with search and sorting. Cards are added as the reader scrolls towards them and
+// thumbnails load when they are near, so that thousands of images cost as much as a screenful.
 
 class Gallery {
-  /** index: {sets, images}; addressOf: the address of an image's page by its name. */
+  /** index: {sets, images}; addressOf: function from an image's name to the address of its page. */
   constructor(index, addressOf) {
     Object.assign(this, { index, addressOf });
     this.found = [];
@@ -19,7 +19,8 @@ class Gallery {
     this.more = Dom.make("div", { class: "more", "aria-hidden": "true" });
     const controls = Dom.make("div", { class: "controls" }, this.search, this.order, this.status);
     this.element = Dom.make("div", { class: "gallery" }, controls, this.list, this.more);
-    this.observer = new IntersectionObserver((entries) => entries.at(-1).isIntersecting && this.add(), { rootMargin: "800px" });
+    const onScroll = (entries) => entries.at(-1).isIntersecting && this.add();
+    this.observer = new IntersectionObserver(onScroll, { rootMargin: "800px" });
     this.find();
   }
 
@@ -32,7 +33,7 @@ class Gallery {
     return this.isCompared ? [...orders, ["matched", "Most matched"], ["unmatched", "Least matched"]] : orders;
   }
 
-  /** Show the images whose names hold every word of the search. */
+  /** Show the images with all words of the search in their names. */
   find() {
     const words = this.search.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
     const hits = (image) => words.every((word) => image.file_name.toLocaleLowerCase().includes(word));
@@ -45,7 +46,8 @@ class Gallery {
       unmatched: share,
     }[this.order.value];
     this.found = this.index.images.filter(hits).sort((a, b) => rank(a) - rank(b) || a.number - b.number);
-    this.status.textContent = `${this.found.length.toLocaleString("en")} of ${Words.count(this.index.images.length, "image")}`;
+    const total = Words.count(this.index.images.length, "image");
+    this.status.textContent = `${this.found.length.toLocaleString("en")} of ${total}`;
     this.n = 0;
     this.list.replaceChildren();
     this.add();
@@ -56,13 +58,14 @@ class Gallery {
     this.n += next.length;
     this.list.append(...next.map((image) => this.card(image)));
     this.observer.unobserve(this.more);
-    if (this.n < this.found.length) this.observer.observe(this.more); // anew: it tells at once if the end is still near
+    if (this.n < this.found.length) this.observer.observe(this.more); // anew: reports at once if the end is still near
   }
 
   card(image) {
     const thumbnail = `thumbs/${String(image.number).padStart(6, "0")}.jpg`;
     const facts = [Words.count(image.masks, "mask"), Words.count(image.trees, "tree"), `depth ${image.depth}`];
-    const matches = image.other ? `${image.matched} matched of ${image.masks} and ${image.other.masks}` : "no labels to compare";
+    const both = () => `${image.matched} matched of ${image.masks} and ${image.other.masks}`;
+    const matches = image.other ? both() : "no labels to compare";
     return Dom.make(
       "li",
       {},
@@ -77,19 +80,20 @@ class Gallery {
     );
   }
 
-  /** Put the focus on an image's card, if it is there. */
+  /** Focus an image's card, if present. */
   focus(fileName) {
     const at = this.found.findIndex((image) => image.file_name === fileName);
     while (at >= this.n) this.add();
     this.list.children[at]?.firstElementChild.focus();
   }
 
-  /** Arrows, Home and End move between cards. */
+  /** Move between cards by arrow keys, Home and End. */
   onKey(event) {
     const cards = [...this.list.children];
     const at = cards.indexOf(event.target.closest("li"));
     const columns = Math.max(1, cards.filter((card) => card.offsetTop === cards[0]?.offsetTop).length);
-    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -at, End: cards.length - 1 - at };
+    const ends = { Home: -at, End: cards.length - 1 - at };
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, ...ends };
     const next = cards[at + steps[event.key]];
     if (!next || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();

@@ -1,13 +1,14 @@
 "use strict";
-// A photograph with its masks: an <img> below three canvases, so that no canvas ever holds pixels of a file and all can be read back.
+// A photograph with its masks: an <img> below three canvases, so that no canvas holds pixels of a file and all can be
+// read.
 //
-// `fill` has each pixel in the opaque color of the mask that owns it (its strength is the canvas's opacity), `lines` the boundaries, and
-// `spot` what is pointed at: everything else veiled, less so in its ancestors, whose outlines are dashed. The mask that owns a pixel is
-// the one that answers to the pointer. Arrays have their pixels in column order, as run-length masks do.
+// `fill` has each pixel in the opaque color of its owner (the tint is the canvas's opacity), `lines` the boundaries,
+// and `spot` the highlight of one mask: a veil over the rest, lighter in its ancestors, whose outlines are dashed. The
+// owner of a pixel answers to the pointer. Arrays have their pixels in column order, as run-length masks do.
 
 class ImagePane {
   /**
-   * photo: path of the photograph; name: what it is called; height, width: of photograph and masks; masks: objects with `counts` and more;
+   * photo, name: path and name of the photograph; height, width: of photograph and masks; masks: objects with `counts`;
    * onPoint, onSelect: called with the position of a mask, or -1 for the background.
    */
   constructor({ photo, name, height, width, masks, onPoint, onSelect }) {
@@ -38,7 +39,7 @@ class ImagePane {
     this.element.addEventListener("click", (event) => onSelect(this.maskAt(event)));
   }
 
-  /** The position of the mask below the pointer, -1 for the background. */
+  /** Return the position of the mask below the pointer, -1 for the background. */
   maskAt(event) {
     const box = this.layers.fill.getBoundingClientRect();
     const x = Math.floor(((event.clientX - box.left) * this.width) / box.width);
@@ -48,9 +49,9 @@ class ImagePane {
   }
 
   /**
-   * Paint masks, the later on the earlier ones.
-   * order: positions; colors: [red, green, blue] by position; outlines: whether to draw every mask's outline, hidden parts too, or the
-   * boundaries between owners. Returns {masks, covered}: how many masks own a pixel, and the share of pixels that have an owner.
+   * Paint masks, later ones over earlier ones. order: positions; colors: [red, green, blue] by position; outlines: true
+   * for the whole outlines of all masks, false for the boundaries between owners. Returns {masks, covered}: number of
+   * owners, and share of pixels with an owner.
    */
   paint(order, colors, outlines) {
     this.owner.fill(0);
@@ -72,14 +73,14 @@ class ImagePane {
     return { masks: owned.filter((n, value) => n > 0 && value > 0).length, covered: 1 - owned[0] / this.owner.length };
   }
 
-  /** By pixel, one more than the mask whose outline it is, 0 elsewhere. */
+  /** Return for each pixel of an outline its mask's position + 1, 0 elsewhere. */
   outlines(order) {
     const lines = new Uint16Array(this.owner.length);
     for (const i of order) for (const pixel of this.edgeOf(i)) lines[pixel] = i + 1;
     return lines;
   }
 
-  /** By pixel, its owner where a neighbor has another one, 0 elsewhere. */
+  /** Return for each pixel its owner if a neighbor has another one, else 0. */
   boundaries() {
     const { height, owner } = this;
     const lines = new Uint16Array(owner.length);
@@ -96,7 +97,7 @@ class ImagePane {
   }
 
   /**
-   * Point out a mask, or nothing for -1: the rest is veiled, the less so the closer the ancestor that holds it.
+   * Highlight a mask, or nothing for -1, by a veil over the rest, lighter in closer ancestors.
    * chain: its ancestors, the parent first; colors: by position.
    */
   spotlight(i, chain, colors) {
@@ -104,7 +105,8 @@ class ImagePane {
     if (i < 0) return;
     const above = chain.toReversed(); // the root first
     const n = above.length;
-    const table = new Uint32Array(2 * n + 3); // outside, inside each ancestor, inside the mask, its outline, each ancestor's outline
+    // outside, inside each ancestor, inside the mask, its outline, each ancestor's outline
+    const table = new Uint32Array(2 * n + 3);
     const codes = this.spot.fill(0);
     above.forEach((ancestor, k) => Rle.fill(this.ends[ancestor], codes, k + 1));
     Rle.fill(this.ends[i], codes, n + 1);
@@ -119,7 +121,7 @@ class ImagePane {
     this.put("spot", codes, table);
   }
 
-  /** Whether a dashed outline is drawn at a pixel: dashes and gaps along diagonals are seen on lines of any direction. */
+  /** True for a dash, false for a gap of a dashed outline, along diagonals to show on lines of any direction. */
   isDash(pixel) {
     const dash = 4 * this.thickness;
     return (Math.floor(pixel / this.height) + (pixel % this.height)) % (2 * dash) < dash;
@@ -130,20 +132,22 @@ class ImagePane {
     return this.edges[i];
   }
 
-  /** Set every pixel of a canvas to `table[codes[pixel]]`, codes in column order; tile by tile, as both orders are slow in the other. */
+  /** Set each pixel of a canvas to `table[codes[pixel]]`, codes in column order; in tiles, for the cache. */
   put(layer, codes, table) {
     const { height, width } = this;
     const pixels = new Uint32Array(this.image.data.buffer);
     for (let left = 0; left < width; left += 32) {
       for (let top = 0; top < height; top += 32) {
         const [right, bottom] = [Math.min(left + 32, width), Math.min(top + 32, height)];
-        for (let x = left; x < right; x++) for (let y = top; y < bottom; y++) pixels[y * width + x] = table[codes[x * height + y]];
+        for (let x = left; x < right; x++) {
+          for (let y = top; y < bottom; y++) pixels[y * width + x] = table[codes[x * height + y]];
+        }
       }
     }
     this.layers[layer].getContext("2d").putImageData(this.image, 0, 0);
   }
 
-  /** Bytes red, green, blue, alpha as one number of a little-endian machine, which all that run browsers are. */
+  /** Pack red, green, blue, alpha into one little-endian number. */
   static rgba([red, green, blue], alpha) {
     return ((alpha << 24) | (Math.round(blue) << 16) | (Math.round(green) << 8) | Math.round(red)) >>> 0;
   }

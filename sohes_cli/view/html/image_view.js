@@ -1,11 +1,12 @@
 "use strict";
-// One image: its photograph with masks beside their tree, or two label sets of it side by side, and the controls that say what is shown.
+// One image: its photograph with masks beside their tree, or two label sets of it side by side, and the controls.
 //
-// In the mode "all" every shown mask has its outline and the smallest one answers to the pointer. In the mode "partition" the forest is
-// cut at a level and each pixel belongs to one mask or to the background; see `Forest.paintingOrder`.
+// In the mode "all" every shown mask has its outline and the smallest one answers to the pointer. In the mode
+// "partition" the forest is cut at a level and each pixel belongs to one mask or to the background
+// (`Forest.paintingOrder`).
 
 class ImageView {
-  /** image: the object of its data file; sets: names of the label sets; settings: what the reader chose, kept from image to image. */
+  /** image: the object of its data file; sets: names of the label sets; settings: the reader's, kept between images. */
   constructor(image, sets, settings) {
     Object.assign(this, { image, settings });
     this.pairs = image.sides.map((side) => side.masks.map(() => null));
@@ -42,21 +43,24 @@ class ImageView {
       Dom.make("span", { class: "share" }, "share"),
       Dom.make("span", { class: "score" }, "score"),
     );
+    const head = Dom.make("div", { class: "forest-head" }, status, unfold, fold, columns);
     const heading = this.image.sides.length > 1 ? Dom.make("h2", {}, title) : null;
     const element = Dom.make(
       "section",
       { class: "pane", "aria-label": `Labels ${title}` },
       Dom.make("div", { class: "picture" }, heading, pane.element, caption),
-      Dom.make("div", { class: "forest" }, Dom.make("div", { class: "forest-head" }, status, unfold, fold, columns), tree.element),
+      Dom.make("div", { class: "forest" }, head, tree.element),
     );
     return { masks, pane, tree, caption, status, element, forest: null, colors: [] };
   }
 
   controls() {
     const { settings } = this;
-    this.level = Dom.slider("Level", { min: 0, step: 1, class: "level" }, (level) => this.change({ level, mode: "partition" }));
-    this.limit = Dom.slider("Masks", { min: 1, max: this.most, step: 1, class: "limit" }, (limit) => this.change({ limit }));
-    this.tint = Dom.slider("Tint", { min: 0, max: 100, step: 5, value: settings.tint, class: "tint" }, (tint) => this.change({ tint }));
+    const slider = (label, name, attributes, values = {}) =>
+      Dom.slider(label, { class: name, ...attributes }, (value) => this.change({ [name]: value, ...values }));
+    this.level = slider("Level", "level", { min: 0, step: 1 }, { mode: "partition" });
+    this.limit = slider("Masks", "limit", { min: 1, max: this.most, step: 1 });
+    this.tint = slider("Tint", "tint", { min: 0, max: 100, step: 5, value: settings.tint });
     this.limit.input.value = settings.limit;
     const modes = [
       ["all", "All masks"],
@@ -68,10 +72,12 @@ class ImageView {
       ["unmatched", "Unmatched"],
     ];
     this.modes = Dom.choice("What is shown", "mode", modes, settings.mode, (mode) => this.change({ mode }));
-    const filter = Dom.choice("Which masks", "filter", filters, settings.filter, (value) => this.change({ filter: value }));
+    const onFilter = (filter) => this.change({ filter });
+    const filter = Dom.choice("Which masks", "filter", filters, settings.filter, onFilter);
     const isCompared = this.image.sides.length > 1;
     const parts = [this.modes, this.level.element, this.limit.element, this.tint.element, isCompared ? filter : null];
-    return Dom.make("div", { class: "controls", role: "group", "aria-label": "View" }, ...parts.filter(Boolean));
+    const attributes = { class: "controls", role: "group", "aria-label": "View" };
+    return Dom.make("div", attributes, ...parts.filter(Boolean));
   }
 
   change(values) {
@@ -81,7 +87,7 @@ class ImageView {
     else this.draw();
   }
 
-  /** Choose the masks that are shown, lay out their trees, and draw. */
+  /** Select the shown masks, lay out their trees, and draw. */
   choose() {
     const { filter, limit } = this.settings;
     const isFiltered = this.image.sides.length > 1 && filter !== "all";
@@ -115,12 +121,14 @@ class ImageView {
     const { masks, forest, colors } = side;
     if (mode === "partition") {
       const { masks: n, covered } = side.pane.paint(Forest.paintingOrder(masks, forest, level), colors, false);
-      side.status.textContent = `Level ${level}: ${Words.count(n, "mask")}, ${Words.coverage(covered)} of pixels covered`;
+      const share = Words.coverage(covered);
+      side.status.textContent = `Level ${level}: ${Words.count(n, "mask")}, ${share} of pixels covered`;
     } else {
       const order = forest.shown.toSorted((a, b) => masks[b].area - masks[a].area || masks[a].id - masks[b].id);
       side.pane.paint(order, colors, true);
       const some = order.length < masks.length ? `${order.length} of ` : "";
-      side.status.textContent = `${some}${Words.count(masks.length, "mask")} in ${Words.count(forest.roots.length, "tree")}`;
+      const trees = Words.count(forest.roots.length, "tree");
+      side.status.textContent = `${some}${Words.count(masks.length, "mask")} in ${trees}`;
     }
     side.tree.setLevel(mode === "partition" ? level : null);
   }
@@ -135,7 +143,7 @@ class ImageView {
     this.refresh();
   }
 
-  /** Pin a mask, or let go of it if it is pinned already; -1 lets go. */
+  /** Pin a mask, or unpin it if it is pinned; -1 unpins. */
   select(side, i) {
     const isSame = this.selected.side === side && this.selected.i === i;
     this.selected = { side, i: isSame ? -1 : i };
@@ -147,11 +155,11 @@ class ImageView {
     this.refresh();
   }
 
-  letGo() {
+  unpin() {
     this.select(this.selected.side, -1);
   }
 
-  /** Point out the mask below the pointer, or else the pinned one, and its partner on the other side. */
+  /** Highlight the mask below the pointer, or else the pinned one, and its match on the other side. */
   refresh() {
     const target = this.pointed.i >= 0 ? this.pointed : this.selected;
     this.sides.forEach((side, s) => {
@@ -168,7 +176,8 @@ class ImageView {
 
   captionOf(s, i, target) {
     if (i < 0 && target.i >= 0) return ["No mask here matches."];
-    if (i < 0) return ["Point at a mask, or click to pin it. In the tree, arrow keys move and Enter pins; Esc lets go."];
+    const help = "Point at a mask, or click to pin it. In the tree, arrow keys move and Enter pins; Esc unpins.";
+    if (i < 0) return [help];
     const { masks, forest } = this.sides[s];
     const chain = Forest.ancestors(forest, i).map((j) => `#${masks[j].id}`);
     const facts = [
@@ -186,7 +195,7 @@ class ImageView {
     return pair ? `IoU ${pair.iou.toFixed(2)} with #${this.sides[1 - s].masks[pair.partner].id}` : "unmatched";
   }
 
-  /** What a row of the tree says of a mask. */
+  /** Make the row of a mask in the tree. */
   describe(s, i) {
     const { masks, colors } = this.sides[s];
     const mask = masks[i];

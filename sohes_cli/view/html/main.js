@@ -1,6 +1,6 @@
 "use strict";
-// The page: which image the address names, its data, and what stands around it. An image is opened by its name after the #, so that each
-// has an address of its own. Its data comes as a script that calls `receiveImage`: pages opened from a folder may not fetch files.
+// The page: navigation and data of the image in the address. An image is opened by its name after the #, so that each
+// has an address. Its data comes as a script that calls `receiveImage`: pages opened from a folder may not fetch files.
 
 const Page = {
   index: null,
@@ -15,12 +15,13 @@ const Page = {
   facts: document.querySelector("#facts"),
   navigation: document.querySelector("#navigation"),
 
-  /** Run a script of the report; it may be run again. */
+  /** Run a script of the report; it can run again. */
   load(path) {
     return new Promise((resolve, reject) => {
       const script = Dom.make("script", { src: path });
       script.onload = resolve;
-      script.onerror = () => reject(new Error(`${path} cannot be loaded: the report folder is not complete. Write the report again.`));
+      const message = `${path} cannot be loaded: the report folder is not complete. Write the report again.`;
+      script.onerror = () => reject(new Error(message));
       document.head.append(script);
     }).finally(() => document.head.querySelector(`script[src="${path}"]`)?.remove());
   },
@@ -42,7 +43,7 @@ const Page = {
     return `#${encodeURIComponent(fileName).replaceAll("%2F", "/")}`;
   },
 
-  /** The name behind the #, or null if it is damaged. */
+  /** Return the name after the #, or null if it is malformed. */
   nameInAddress() {
     try {
       return decodeURIComponent(location.hash.slice(1));
@@ -91,7 +92,8 @@ const Page = {
     const at = found.indexOf(entry);
     const link = (text, other) =>
       other ? Dom.make("a", { href: Page.addressOf(other.file_name) }, text) : Dom.make("span", { class: "off" }, text);
-    const links = [Dom.make("a", { href: "#" }, "All images"), link("Previous", found[at - 1]), link("Next", found[at + 1])];
+    const all = Dom.make("a", { href: "#" }, "All images");
+    const links = [all, link("Previous", found[at - 1]), link("Next", found[at + 1])];
     const lacks = Page.index.sets.length > 1 && !entry.other ? ` · ${Page.index.sets[1]} has no labels of it` : "";
     const facts = `${image.width} × ${image.height} px · ${at + 1} of ${found.length}${lacks}`;
     Page.around(image.file_name, facts, links);
@@ -114,9 +116,9 @@ const Page = {
     Page.main.replaceChildren(Dom.make("p", { class: "failure", role: "alert" }, error.message));
   },
 
-  /** A slash goes to the search, as on many sites; Escape lets go of a pinned mask, whatever has the focus: a photograph cannot have it. */
+  /** Focus the search at a slash; unpin at Escape, also without focus on the view. */
   onKey(event) {
-    if (event.key === "Escape" && Page.view?.element.isConnected) Page.view.letGo();
+    if (event.key === "Escape" && Page.view?.element.isConnected) Page.view.unpin();
     const isTyping = event.target.closest?.("input[type=search], select");
     if (event.key !== "/" || isTyping || !Page.gallery.element.isConnected) return;
     event.preventDefault();

@@ -1,11 +1,12 @@
 "use strict";
-// One color for each shown mask, the same as in the pictures of `sohes view --out`: a hue for each tree, roots whose boxes meet far
-// apart, parts in lighter and darker shades near their tree's hue. Colors are laid out in OKLCH, where equal steps look equal.
+// One color for each shown mask, as in the pictures of `sohes view --out`: a hue for each tree, far apart for roots
+// whose boxes meet, parts in lighter and darker shades near their tree's hue. Colors are in OKLCH, where equal steps
+// look equal.
 
 const Palette = (() => {
   const HUES = 12;
   const FIRST_HUE = 45 / 360;
-  const HUE_STEP = 5; // 150 degrees, and prime to the number of hues
+  const HUE_STEP = 5; // 150 degrees, coprime to the number of hues
   const HUE_JITTER = 0.4; // of the angle between two hues
   const GOLDEN = (Math.sqrt(5) - 1) / 2;
   const ROOT_LIGHTNESS = 0.68;
@@ -23,23 +24,20 @@ const Palette = (() => {
     return distances.length ? Math.min(...distances) : 0.5;
   }
 
-  /** A hue for each root: of a wheel of them the farthest from those of roots whose boxes it meets, then the least used. */
+  /** Choose a hue for each root from a wheel: farthest from roots whose boxes it meets, then least used. */
   function rootHues(boxes) {
     const wheel = Array.from({ length: HUES }, (_, i) => fraction(FIRST_HUE + (i * HUE_STEP) / HUES));
     const chosen = [];
     for (const box of boxes) {
       const near = chosen.filter((_, k) => boxesMeet(box, boxes[k]));
-      let best = null;
-      for (const hue of wheel) {
-        const rank = [distance(hue, near), chosen.filter((other) => other === hue).length];
-        if (best === null || rank[0] > best.rank[0] || (rank[0] === best.rank[0] && rank[1] < best.rank[1])) best = { hue, rank };
-      }
-      chosen.push(best.hue);
+      const uses = (hue) => chosen.filter((other) => other === hue).length;
+      const ranked = wheel.map((hue) => ({ hue, gap: distance(hue, near), uses: uses(hue) }));
+      chosen.push(ranked.sort((a, b) => b.gap - a.gap || a.uses - b.uses)[0].hue);
     }
     return chosen;
   }
 
-  /** Lightness, chroma and hue of a tree's k-th part: well apart from its parent's lightness and from the parts before it. */
+  /** Return lightness, chroma and hue of a tree's k-th part, distinct from its parent and the parts before it. */
   function shade(parentLightness, hue, k) {
     const below = Math.max(parentLightness - LIGHTNESS_GAP - DARKEST, 0);
     const above = Math.max(LIGHTEST - parentLightness - LIGHTNESS_GAP, 0);
@@ -54,7 +52,7 @@ const Palette = (() => {
     return Math.round(255 * (clipped <= 0.0031308 ? 12.92 * clipped : 1.055 * clipped ** (1 / 2.4) - 0.055));
   }
 
-  /** sRGB of an OKLCH color (Ottosson 2020), less saturated where the screen has no such color. */
+  /** Convert OKLCH to sRGB (Ottosson 2020), less saturated where out of gamut. */
   function rgb([lightness, chroma, hue]) {
     for (;;) {
       const a = chroma * Math.cos(2 * Math.PI * hue);
@@ -72,7 +70,7 @@ const Palette = (() => {
     }
   }
 
-  /** By position, [red, green, blue] in 0..255 of each shown mask; nothing for the others. */
+  /** Return [red, green, blue] in 0..255 of each shown mask by position. */
   function colors(masks, forest) {
     const lch = [];
     const hues = rootHues(forest.roots.map((root) => masks[root].bbox));
@@ -82,7 +80,7 @@ const Palette = (() => {
       for (let k = 0; k < parts.length; k++) {
         const [parent, node] = parts[k];
         lch[node] = shade(lch[parent][0], hues[r], k);
-        for (const child of forest.children[node]) parts.push([node, child]); // grows while it is walked: level by level
+        parts.push(...forest.children[node].map((child) => [node, child])); // appended in the loop: breadth first
       }
     });
     return lch.map(rgb);

@@ -1,9 +1,9 @@
 "use strict";
-// COCO's compressed run-length masks: read a string, fill an array, find the edge. Pixels are counted column by column, so that
-// pixel (x, y) has the number x * height + y. A mask is held as the ends of its runs: background first, then mask, and so on in turn.
+// COCO's compressed run-length masks: read a string, fill an array, find the edge. Pixels are in column order, so that
+// pixel (x, y) has the index x * height + y. A mask is the ends of its runs, alternating, background first.
 
 const Rle = {
-  /** The ends of the runs behind a string, ascending; the last one is height * width. */
+  /** Decode a string to the ends of its runs, ascending; the last one is height * width. */
   ends(counts) {
     const runs = [];
     let at = 0;
@@ -16,7 +16,7 @@ const Rle = {
         value |= (code & 31) << shift;
         shift += 5;
       } while (code & 32);
-      if (code & 16 && shift < 32) value |= -1 << shift; // the sign of the last character is that of the number
+      if (code & 16 && shift < 32) value |= -1 << shift; // sign extension
       runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
     }
     const ends = new Int32Array(runs.length);
@@ -30,8 +30,8 @@ const Rle = {
   },
 
   /**
-   * The pixels of a mask at most `thickness` from its outside, ascending; the border of the photograph is no outside.
-   * `scratch` is a Uint8Array of height * width zeros, and is zero again afterwards.
+   * Return the pixels of a mask at most `thickness` from its outside, ascending; the photograph's border is no outside.
+   * `scratch` is a Uint8Array of height * width zeros, and is zero again on return.
    */
   edge(ends, height, scratch, thickness) {
     const size = scratch.length;

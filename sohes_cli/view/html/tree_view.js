@@ -1,13 +1,13 @@
 "use strict";
-// The forest as a tree to walk through by mouse or keyboard, after the tree pattern of the WAI-ARIA Authoring Practices: one row can be
-// reached with the Tab key, arrows move between rows, open and close them, Enter or Space selects. To point at a row or focus it
-// points out its mask.
+// The forest as a tree for mouse and keyboard, after the tree pattern of the WAI-ARIA Authoring Practices: Tab reaches
+// one row, arrows move between rows, open and close them, Enter or Space selects. Pointing at or focusing a row
+// highlights its mask.
 
 class TreeView {
-  /** label: what the tree is called; onPoint, onSelect: called with the position of a mask, onPoint with -1 when a row is left. */
+  /** label: name of the tree; onPoint, onSelect: called with the position of a mask, onPoint with -1 off the rows. */
   constructor({ label, onPoint, onSelect }) {
     Object.assign(this, { onPoint, onSelect });
-    this.closed = new Set(); // positions whose parts are folded away, kept while the choice of masks changes
+    this.closed = new Set(); // positions of collapsed rows, kept while the selection of masks changes
     this.items = new Map();
     this.current = -1;
     this.list = Dom.make("ul", { role: "tree", "aria-label": label, onkeydown: (event) => this.onKey(event) });
@@ -22,7 +22,7 @@ class TreeView {
     this.element = Dom.make("div", { class: "tree" }, this.list);
   }
 
-  /** Show a forest; describe(i) gives {label, cells, kind}: its name for a screen reader, elements of its row, and a class. */
+  /** Show a forest; describe(i) returns {label, cells, kind}: screen reader name, elements and class of its row. */
   render(forest, describe) {
     this.forest = forest;
     this.items.clear();
@@ -60,7 +60,7 @@ class TreeView {
     for (const [i, item] of this.items) item.classList.toggle("beyond", level !== null && this.forest.level[i] > level);
   }
 
-  /** Mark the selected row and the rows of the mask pointed at and its ancestors. */
+  /** Mark the selected row and the rows of the highlighted mask and its ancestors. */
   mark(selected, pointed, ancestors) {
     for (const [i, item] of this.items) {
       item.setAttribute("aria-selected", String(i === selected));
@@ -69,7 +69,7 @@ class TreeView {
     }
   }
 
-  /** Unfold what hides a row and scroll the tree, not the page, until it is seen. */
+  /** Expand the ancestors of a row and scroll the tree, not the page, to it. */
   reveal(i) {
     const item = this.items.get(i);
     if (!item) return;
@@ -138,10 +138,11 @@ class TreeView {
     if (!item) return;
     item.focus({ preventScroll: true });
     this.scrollTo(item);
-    if (this.element.scrollHeight <= this.element.clientHeight) item.firstElementChild.scrollIntoView({ block: "nearest" });
+    const fits = this.element.scrollHeight <= this.element.clientHeight;
+    if (fits) item.firstElementChild.scrollIntoView({ block: "nearest" });
   }
 
-  /** The positions of all rows that no closed row hides, from top to bottom. */
+  /** Return the positions of all visible rows from top to bottom. */
   openRows() {
     const rows = [];
     const walk = (i) => {
