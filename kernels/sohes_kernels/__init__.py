@@ -1,6 +1,6 @@
-"""The compute-heavy operations of SOHES, an op a folder: contract and dispatch, readable reference, fast paths.
+"""Compute-heavy operations of SOHES, one folder per op: contract and dispatch, readable reference, fast backends.
 
-Importing this package imports neither torch nor numba nor triton: each backend loads what it needs when it is called.
+Importing this package imports neither torch nor numba nor triton: a backend loads its dependencies when first called.
 """
 
 from sohes_kernels.ancestor_loss import ancestor_loss, forest_intervals
@@ -16,18 +16,7 @@ from sohes_kernels.region_merging import (
 from sohes_kernels.run_intersection import RunMasks, run_intersections
 
 __all__ = [
-    "RegionMerging",
-    "RunMasks",
-    "ancestor_loss",
-    "deformable_attention",
-    "forest_intervals",
-    "grid_edges",
-    "mask_areas",
-    "mask_intersections",
-    "merge_region_graph",
-    "merge_region_graphs",
-    "merge_regions",
-    "pack_masks",
-    "run_intersections",
-    "unpack_masks",
-]
+    "RegionMerging", "RunMasks", "ancestor_loss", "deformable_attention", "forest_intervals", "grid_edges",
+    "mask_areas", "mask_intersections", "merge_region_graph", "merge_region_graphs", "merge_regions", "pack_masks",
+    "run_intersections", "unpack_masks",
+]  # fmt: skip

@@ -1,7 +1,7 @@
-"""Which backend runs an operation, and why one that was asked for cannot.
+"""Choice of the backend of an operation, from its backends' obstacles.
 
-An operation lists its backends with a check each, fastest first: "auto" takes the first that can run, and a backend asked for by
-name runs or raises. Nothing falls back in silence.
+An operation lists its backends fastest first, each with a function that returns its obstacle: "auto" takes the first
+without one, and a backend requested by name runs or raises. Nothing falls back silently.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _TRUE = ("1", "true", "on", "yes", "y")
 
 
 def choose_backend(op: str, backend: str, obstacles: Mapping[str, Obstacle], *, is_on_gpu: bool) -> str:
-    """Name the backend that runs: the one asked for, or the first that can if that is "auto".
+    """Return the name of the backend to run: the requested one or, for "auto", the first without an obstacle.
 
-    While PyTorch exports or traces a model, "auto" takes the last, the reference, because its operations are PyTorch's own.
+    While PyTorch exports or traces a model, "auto" takes the last, the reference, made of PyTorch operations only.
 
     Args:
         op: name of the operation, for messages.
         backend: "auto" or a key of `obstacles`.
-        obstacles: for each backend, fastest first, what says why it cannot run, or an empty string; the last always can.
-        is_on_gpu: whether the inputs are. "auto" takes "triton" only then, though the interpreter takes inputs anywhere.
+        obstacles: obstacle of each backend, fastest first, an empty string if it can run; the last always can.
+        is_on_gpu: True if the inputs are; otherwise "auto" skips "triton", although the interpreter could run it.
 
     Raises:
         ValueError: if the backend is unknown.
-        RuntimeError: if the backend is asked for by name and cannot run; says why.
+        RuntimeError: if the requested backend cannot run, with the reason.
     """
     if backend == "auto":
         if _is_exporting():
@@ -53,17 +53,17 @@ def choose_backend(op: str, backend: str, obstacles: Mapping[str, Obstacle], *, 
 
 
 def _is_exporting() -> bool:
-    torch = sys.modules.get("torch")  # not imported for the sake of this
+    torch = sys.modules.get("torch")  # never imported here
     return torch is not None and (torch.compiler.is_exporting() or torch.jit.is_tracing())
 
 
 def can_always_run() -> str:
-    """State no obstacle."""
+    """Return no obstacle."""
     return ""
 
 
 def triton_obstacle(*tensors: Tensor) -> str:
-    """Say why Triton's kernels cannot take these tensors of one device, or return an empty string; they take float32 and 16-bit types."""
+    """Return the obstacle to Triton kernels on float32 and 16-bit tensors of one device, or an empty string."""
     import torch
 
     for tensor in tensors:
@@ -73,10 +73,10 @@ def triton_obstacle(*tensors: Tensor) -> str:
 
 
 def device_obstacle(device: torch.device) -> str:
-    """Say why Triton's kernels cannot run on a device, or return an empty string.
+    """Return the obstacle to Triton kernels on a device, or an empty string.
 
-    They run on NVIDIA GPUs of compute capability 8.0 or above, and on any device under TRITON_INTERPRET=1 (set before Triton
-    is first imported).
+    They run on NVIDIA GPUs of compute capability 8.0 or above, and on any device under TRITON_INTERPRET=1 (set before
+    the first import of Triton).
     """
     import torch
 

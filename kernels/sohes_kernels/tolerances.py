@@ -1,8 +1,7 @@
-"""How far a kernel may be from its reference: the only place that holds such numbers, for the tests and for the benchmarks.
+"""Tolerances of kernels against their references, for tests and benchmarks alike.
 
-The distance of a result x from the truth y is the relative root mean square error, rms(x - y) / rms(y). The truth
-is the reference in float64 on the very inputs that the kernel reads, so that a bound holds for the arithmetic of
-the kernel and for nothing else.
+The error of a result x is its relative root mean square error, rms(x - y) / rms(y), against the reference y in float64
+on the same inputs, so that a bound covers the arithmetic of the kernel only.
 """
 
 from __future__ import annotations
@@ -16,16 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["RELATIVE_RMS", "relative_rms"]
 
-RELATIVE_RMS = {  # float32 adds up a few hundred roundings of 2^-24; 16-bit types round inputs of products and results, 2^-11 and 2^-8
-    torch.float32: 1e-5,
-    torch.float16: 5e-3,
-    torch.bfloat16: 2e-2,
-}
-"""The bound of a result by the type of its inputs."""
+# float32 sums a few hundred roundings of 2^-24; 16-bit types round factors and results by 2^-11 and 2^-8
+RELATIVE_RMS = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
+"""Bound of the error of a result by the dtype of its inputs."""
 
 
 def relative_rms(actual: Tensor, expected: Tensor) -> float:
-    """Return rms(actual - expected) / rms(expected) in float64; 0 if both are zero everywhere, infinity if only `expected` is."""
+    """Return rms(actual - expected) / rms(expected) in float64; 0 if both are zero, infinity if only `expected` is."""
     difference = float((actual.detach().double() - expected.detach().to(actual.device).double()).norm())
     size = float(expected.detach().double().norm())
     if size == 0:

@@ -1,7 +1,7 @@
 """What the instructions of Triton's PTX do to the registers and the memory of a warp; see `ptx_machine`.
 
-An instruction is translated to a function without arguments when a warp first meets it. Most are one NumPy function, bound to views of the
-registers, of 32 threads each. A form that is not written here is refused when it is met, so that nothing is executed by guess.
+An instruction is translated to a function without arguments when a warp first reaches it, mostly one NumPy function
+bound to views of the registers, of 32 threads each. Unknown forms are refused, so that nothing is executed by guess.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ __all__ = [
 LANES = 32
 ROW_BYTES = 16  # of a matrix of 8 rows
 TYPES: dict[str, type[np.generic]] = {
-    "pred": np.bool_, "b8": np.uint8, "u8": np.uint8, "s8": np.int8, "b16": np.uint16, "u16": np.uint16, "s16": np.int16,
+    "pred": np.bool_, "b8": np.uint8, "u8": np.uint8, "s8": np.int8,
+    "b16": np.uint16, "u16": np.uint16, "s16": np.int16,
     "b32": np.uint32, "u32": np.uint32, "s32": np.int32, "b64": np.uint64, "u64": np.uint64, "s64": np.int64,
     "f32": np.float32, "f64": np.float64,
 }  # fmt: skip
@@ -51,7 +52,7 @@ class DivergenceError(MachineError):
 
 
 class MemoryAccessError(MachineError):
-    """An access outside of the arrays, or not aligned, or threads of a warp that store different values in one place."""
+    """Access outside of the arrays, misaligned, or of threads of a warp that store different values at one address."""
 
 
 class EndlessProgramError(MachineError):
@@ -60,7 +61,7 @@ class EndlessProgramError(MachineError):
 
 @dataclass(frozen=True)
 class Instruction:
-    """One statement of PTX: where it stands in the text (from 1), and the line of Python that it comes from, as file:line."""
+    """A statement of PTX, with its line in the text (from 1) and its line of Python, as file:line."""
 
     line: int
     source: str
@@ -69,7 +70,8 @@ class Instruction:
     operands: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.guard} {'.'.join(self.opcode)} {', '.join(self.operands)} (line {self.line} of the PTX, from {self.source})".strip()
+        statement = f"{self.guard} {'.'.join(self.opcode)} {', '.join(self.operands)}".strip()
+        return f"{statement} (line {self.line} of the PTX, from {self.source})"
 
     def is_unknown(self) -> NoReturn:
         raise UnknownInstructionError(f"unknown instruction: {self}")
@@ -77,7 +79,8 @@ class Instruction:
 
 UNARY = {"not": np.invert, "neg": np.negative, "abs": np.absolute, "popc": np.bitwise_count}
 BINARY: dict[str, Callable[..., Any]] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "add": np.add, "sub": np.subtract, "mul": np.multiply,
+    "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "shl": np.left_shift, "shr": np.right_shift, "div": np.divide, "rem": np.fmod, "min": np.minimum, "max": np.maximum,
 }  # fmt: skip
 OF_NUMBERS: dict[tuple[str, bool], Callable[..., Any]] = {  # name, whether of floats
@@ -313,7 +316,7 @@ def _access(warp: Warp, at: Instruction) -> Step:
 
 
 def _matrices(warp: Warp, at: Instruction) -> Step:
-    """ldmatrix and stmatrix: 8 rows of 16 bytes to a register; threads 8 k to 8 k + 7 have the addresses of those of the k-th."""
+    """ldmatrix and stmatrix: 8 rows of 16 bytes a register; threads 8 k to 8 k + 7 hold the k-th one's addresses."""
     where, values = at.operands if at.opcode[0] == "stmatrix" else at.operands[::-1]
     names = re.findall(r"%\w+", values)
     if at.opcode[1:] != ("sync", "aligned", "m8n8", f"x{len(names)}", "shared", "b16"):
@@ -339,7 +342,8 @@ def _matrices(warp: Warp, at: Instruction) -> Step:
 TRANSLATIONS: dict[str, Callable[[Warp, Instruction], Step]] = {
     **dict.fromkeys(UNARY, _unary), **dict.fromkeys(BINARY, _binary), **dict.fromkeys(("mad", "fma"), _multiply_add),
     **dict.fromkeys(("ld", "st"), _access), **dict.fromkeys(("ldmatrix", "stmatrix"), _matrices), "sqrt": _square_root,
-    "setp": _compare, "selp": _select, "cvt": _convert, "mov": _move, "bfe": _extract, "prmt": _permute, "shfl": _shuffle, "redux": _reduce,
+    "setp": _compare, "selp": _select, "cvt": _convert, "mov": _move,
+    "bfe": _extract, "prmt": _permute, "shfl": _shuffle, "redux": _reduce,
 }  # fmt: skip
 
 

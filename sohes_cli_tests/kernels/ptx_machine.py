@@ -1,13 +1,14 @@
 """Execute Triton's PTX without a GPU, and find the data races between the warps of a program.
 
-One program runs at a time. Its warps run one after the other, in a chosen order, from one barrier to the next; a warp executes an
-instruction for its 32 threads at once. All accesses to memory are kept until the barrier: a word that two warps touched, one of them
-writing, is a race, whatever order the warps ran in. On the same arguments, a run without races gives the same result in every
-order; the order only makes the harm of a race visible. Threads of one warp are not held against each other, nor are programs.
+One program runs at a time. Its warps run one by one, in a given order, from barrier to barrier; a warp executes an
+instruction for its 32 threads at once. Memory accesses are recorded until the barrier: a word accessed by two warps,
+one of them writing, is a race in any order of the warps. A run without races gives the same result in every order; the
+order only makes the effect of a race visible. Threads of one warp are not compared, nor are programs.
 
-What a GPU leaves open is chosen to be unkind: registers and shared memory are full of noise at first, approximate square roots
-are off by up to a unit in the last place, and an access outside of the arrays, which lie apart, is an error. Fused products are exact in
-float64; in float32 they are rounded to float64 first. Threads that branch apart are refused: Triton predicates what they do apart.
+Undefined behavior is adversarial: registers and shared memory start as noise, approximate square roots are off by up
+to a unit in the last place, and an access outside of the arrays, which have gaps between them, is an error. Fused
+products are exact in float64; in float32 they are rounded to float64 first. Divergent threads are refused: Triton
+predicates their instructions.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 __all__ = [
-    "ORDERS", "DivergenceError", "EndlessProgramError", "Instruction", "MachineError", "MemoryAccessError", "Outcome", "Program",
+    "ORDERS", "DivergenceError", "EndlessProgramError", "Instruction", "MachineError",
+    "MemoryAccessError", "Outcome", "Program",
     "Race", "UnknownInstructionError", "execute",
 ]  # fmt: skip
 
@@ -55,7 +57,7 @@ ORDERS: dict[str, Callable[[int, np.random.Generator], Array]] = {
 
 @dataclass(frozen=True)
 class Race:
-    """Words of an array (or of shared memory) that several warps touched between two barriers, and the lines that did so."""
+    """Words of an array (or of shared memory) accessed by several warps between two barriers, and the lines."""
 
     array: str
     words: tuple[int, ...]
@@ -65,7 +67,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was seen of a program: races in global and shared memory, and the lines of Python whose barriers were reached."""
+    """Races of a program in global and shared memory, and the Python lines of the barriers reached."""
 
     races: list[Race]
     barriers: set[str]
@@ -127,9 +129,9 @@ class Memory:
     Args:
         arrays: what it holds.
         first: the first address.
-        is_strict: whether it counts as a store if a thread writes what is there already, as Triton lets several warps do in shared
-            memory, where they hold copies of one block.
-        rng: fills the rest.
+        is_strict: True if writing an unchanged value counts as a store; False for shared memory, where Triton lets
+            several warps write copies of one block.
+        rng: source of the noise between arrays.
     """
 
     def __init__(self, arrays: Mapping[str, Array], first: int, *, is_strict: bool, rng: np.random.Generator) -> None:
@@ -192,7 +194,7 @@ class Memory:
 
 
 class Warp:
-    """The registers of 32 threads and the place where they are in the program; instructions become functions when they are first met."""
+    """Registers of 32 threads and their position in the program; instructions are translated at first use."""
 
     def __init__(
         self,
@@ -298,18 +300,18 @@ def execute(
 
     Args:
         program: the kernel.
-        arguments: contiguous arrays and integers in order of the parameters; Triton's own parameters behind them are 0. The
-            arrays are overwritten.
+        arguments: contiguous arrays and integers in order of the parameters; Triton's own parameters after them are 0.
+            The arrays are overwritten.
         shared_bytes: shared memory of the program.
-        program_id: the number of the program in a grid of one axis.
-        order: in which the warps run between barriers, a key of `ORDERS`.
-        seed: of the random order and of what uninitialized memory holds.
+        program_id: index of the program in a grid of one axis.
+        order: order of the warps between barriers, a key of `ORDERS`.
+        seed: seed of the random order and of uninitialized memory.
 
     Returns:
-        Races and barriers; what the program computed is in the arrays.
+        Races and barriers; the results are in the arrays.
 
     Raises:
-        MachineError: if the program diverges, leaves its arrays or does not end, or has an instruction that is not known.
+        MachineError: if the program diverges, leaves its arrays, does not end, or has an unknown instruction.
     """
     rng = np.random.default_rng(seed)
     arrays = {name: value for name, value in arguments.items() if isinstance(value, np.ndarray)}

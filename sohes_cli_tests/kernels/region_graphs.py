@@ -71,8 +71,8 @@ def with_zeros(features, every):
 
 
 def turned_from_opposite():
-    """A hub of many neighbors, one of them opposite up to the rounding of their cosine, turns by a radian, and then by almost as little
-    as a bound allows; a pair elsewhere follows the cosine that results by 1e-4.
+    """A hub of many neighbors, one opposite up to rounding, turns by a radian, then by almost as little as a bound
+    allows; another pair has a cosine 1e-4 below the resulting one.
     """
 
     def direction(angle, length=1.0):

@@ -1,4 +1,4 @@
-"""The ancestor loss: the reference against a double loop, the kernel against the reference, and what each owes to its contract."""
+"""Ancestor loss: the reference against a double loop, the kernel against the reference, and the contract."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def check_shape(name, dtype, device):
 
 
 def check_variants(device):
-    """Other ways to give the same things: a matrix, a forest a layer, 64-bit numbers, strides, rows of NaN, large logits."""
+    """Other inputs: a matrix, a forest per layer, 64-bit integers, strides, rows of NaN, large logits."""
     inputs = random_inputs((2, 2, 37, 24), torch.float32)
     check_kernel(random_inputs((2, 2, 37, 24), torch.float32, per_layer=True), device)
     check_kernel(inputs._replace(ancestors=tuple(t.long() for t in inputs.ancestors)), device)
@@ -387,9 +387,8 @@ def test_memory_grows_with_the_queries_and_not_with_their_pairs():
 @pytest.mark.parametrize("capability", SHARED_BYTES)
 def test_kernels_compile_within_the_means_of_the_gpu(capability, dtype):
     cases = [(256, False, True), (5, False, False), (100, True, True), (384, False, True)]
-    for channels, dense, with_gradient in cases[
-        : 1 if dtype == torch.float16 else None
-    ]:  # the same instructions as bfloat16's
+    n_cases = 1 if dtype == torch.float16 else None  # the same instructions as bfloat16's
+    for channels, dense, with_gradient in cases[:n_cases]:
         kernels = compile_launches(launch_kernels, channels, dtype, dense, with_gradient, capability=capability)
         assert [kernel.name for kernel in kernels] == ["_list_matched_kernel", "_pair_loss_kernel"]
         for kernel in kernels:

@@ -1,4 +1,4 @@
-"""Deformable attention: the reference against a loop over points and gradcheck, the fast paths against the reference in float64."""
+"""Deformable attention: the reference against a loop and gradcheck, the fast backends against the reference."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def guarded(tensor):
 
 
 def run(tensors, shapes, backend="reference", precision=None):
-    """The output and the gradient of each input by name, for a fixed gradient of the output rounded to a precision (the output's own)."""
+    """Output and gradient of each input by name, for a fixed output gradient rounded to a dtype (the output's)."""
     leaves = [tensors[name].detach().requires_grad_() for name in NAMES]
     out = deformable_attention(leaves[0], shapes, *leaves[1:], backend=backend)
     ramp = torch.arange(1, out.numel() + 1, dtype=torch.float64).mul(math.sqrt(2)).sin().view(out.shape)
@@ -113,7 +113,7 @@ def on(backend, function, *arguments):
 
 
 def by_points(value, shapes, locations, weights):
-    """Add up pixels one after the other: a pixel's share falls off with its distance to the point, to 0 at a distance of 1."""
+    """Sum over pixels in a loop: the share of a pixel falls linearly to 0 at distance 1 from the point."""
     batch, n_queries, heads, _, n_points = weights.shape
     out = np.zeros((batch, n_queries, heads, value.shape[3]))
     starts = np.cumsum([0] + [height * width for height, width in shapes])
@@ -128,7 +128,7 @@ def by_points(value, shapes, locations, weights):
 
 
 def special_points(shape, dtype=torch.float32):
-    """One query at each pair of remarkable coordinates of a map: borders, centers, corners, just and far outside, no numbers."""
+    """One query per pair of special coordinates of a map: borders, centers, just and far outside, non-finite."""
 
     def coordinates(size):
         near = [
@@ -254,7 +254,7 @@ def check_strides(backend):
 
 
 def check_shares(backend):
-    """At pixel centers the output is the pixel; inside the maps shares add up to 1, so the gradient of value adds up to what came in."""
+    """Pixel centers return the pixel; inside a map shares sum to 1, so the gradient of value preserves the sum."""
     shape, channels = (4, 8), 8
     value = torch.randn(1, 32, 1, channels, requires_grad=True)
     rows, columns = torch.meshgrid(torch.arange(4), torch.arange(8), indexing="ij")
@@ -269,7 +269,7 @@ def check_shares(backend):
 
 
 def check_linearity(backend):
-    """Linear in the values and in the weights, and blind to the order of points; a NaN in a value or weight is not hidden."""
+    """Linear in values and weights, invariant to the order of points; NaN in a value or weight propagates."""
     case = CASES["24 channels"]
     tensors = make(case, torch.float32)
     value, locations, weights = map(tensors.get, NAMES)
@@ -290,7 +290,7 @@ def check_linearity(backend):
 
 
 def check_accumulation(backend):
-    """Sums whose parts half precision would lose: 4096 + 1 - 4096 over points for the output, over queries for a pixel's gradient."""
+    """Sums that half precision would lose: 4096 + 1 - 4096, over points and, for the gradient, over queries."""
     for dtype in (torch.float16, torch.bfloat16):
         parts = torch.tensor([4096, 1, -4096], dtype=dtype)
         value = torch.ones(1, 1, 1, 8, dtype=dtype, requires_grad=True)
@@ -305,7 +305,7 @@ def check_accumulation(backend):
 
 
 def check_compiled(backend):
-    """A model that is traced by torch.compile attends as an untraced one does."""
+    """A model traced by torch.compile gives the results of the untraced one."""
     case = CASES["24 channels"]
     leaves = [tensor.requires_grad_() for tensor in make(case, torch.float32).values()]
 

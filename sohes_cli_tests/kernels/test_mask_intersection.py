@@ -1,4 +1,4 @@
-"""Packed masks: what goes in comes out, and intersections equal the product of the boolean matrices on every backend."""
+"""Packed masks: lossless packing, and intersections equal to the product of the boolean matrices on every backend."""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ def test_two_warps_that_store_one_word_race_even_with_equal_values():
 
 def test_copies_in_shared_memory_are_no_race():
     values, races = run(
-        "st.shared.b32 [global_smem+4], %r9;\nbar.sync 0;\nld.shared.b32 %r3, [global_smem+4];\nst.global.b32 [%rd3], %r3;",
+        "st.shared.b32 [global_smem+4], %r9;\nbar.sync 0;\n"
+        "ld.shared.b32 %r3, [global_smem+4];\nst.global.b32 [%rd3], %r3;",
         shared_bytes=8,
     )
     assert (values == 7).all()

@@ -1,4 +1,4 @@
-"""Region merging: every backend against the plain scan, bit for bit, against a brute force of its own, and against its definition."""
+"""Region merging: every backend against the plain scan, a brute force and the definition, bit for bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def assert_identical(merging: RegionMerging, other: RegionMerging) -> None:
 
 
 def brute_force(features, edges, thresholds):
-    """Merge by a search of all pairs of a dictionary, every cosine computed anew; returns partitions as sets of sets, and pairs."""
+    """Merge by exhaustive search, recomputing every cosine; return partitions as sets of sets, and pairs."""
     members = {r: [r] for r in range(len(features))}
     sums = {r: np.float32(feature) for r, feature in enumerate(features)}
     adjacent = {(int(min(edge)), int(max(edge))) for edge in edges}

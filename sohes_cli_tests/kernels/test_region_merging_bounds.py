@@ -1,4 +1,4 @@
-"""The bounds of the compiled region merging: always bounds, and without a trace in the result however loose or tight they are."""
+"""Bounds of the compiled region merging: never violated, and without effect on the result."""
 
 from __future__ import annotations
 

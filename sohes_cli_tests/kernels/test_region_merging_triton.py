@@ -1,4 +1,4 @@
-"""Region merging on Triton: the merges, cosines and partitions of the CPU path, bit for bit, however blocks and bounds are chosen."""
+"""Region merging on Triton equals the CPU path bit for bit, for any blocks and bounds."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def check_parameters(name, parameters, n_regions=FEW, device="cpu"):
 
 
 def random_graphs(n_graphs, seed):
-    """Graphs of up to 12 regions with whole features: every cosine is one number in any order of summation, and ties abound."""
+    """Graphs of up to 12 regions with integer features: cosines independent of summation order, and many ties."""
     rng = np.random.default_rng(seed)
     graphs = []
     for _ in range(n_graphs):
@@ -151,12 +151,12 @@ def test_merges_are_those_of_the_cpu_path(name):
 @pytest.mark.parametrize("parameters", BOUNDS)
 @pytest.mark.parametrize("name", HARD)
 def test_bounds_and_blocks_change_the_speed_only(name, parameters):
-    run_interpreted(check_parameters, name, BOUNDS[parameters], 24)
+    run_interpreted(check_parameters, name, BOUNDS[parameters], 17)
 
 
 @needs_triton
 def test_more_edges_than_a_block_and_dead_ones_dropped():
-    run_interpreted(check_parameters, "smooth grid", {"BLOCK_E": 128, "num_warps": 4}, 120)
+    run_interpreted(check_parameters, "smooth grid", {"BLOCK_E": 128, "num_warps": 4}, 84)
 
 
 @needs_triton
@@ -172,11 +172,11 @@ def test_graphs_of_all_sizes_share_a_launch():
 
 @needs_triton
 def test_any_small_graphs():
-    run_interpreted(check_graphs, random_graphs(40, seed=0))
+    run_interpreted(check_graphs, random_graphs(20, seed=0))
 
 
 @needs_triton
-@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (7, 1, 9), (1, 2, 5, 1), (5, 3, 1, 1), (0, 2, 3, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4, 3, 4), (7, 1, 9), (1, 2, 5, 1), (5, 3, 1, 1), (0, 2, 3, 4)], ids=str)
 def test_maps_of_grids(shape):
     run_interpreted(check_grids, shape, torch.float32)
 
@@ -184,7 +184,7 @@ def test_maps_of_grids(shape):
 @needs_triton
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_maps_of_grids_in_other_precisions(dtype):
-    run_interpreted(check_grids, (2, 4, 5, 3), dtype)
+    run_interpreted(check_grids, (2, 4, 3, 2), dtype)
 
 
 @needs_triton

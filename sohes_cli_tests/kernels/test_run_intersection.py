@@ -1,4 +1,4 @@
-"""Run-length masks: intersections equal the product of the decoded masks on every backend, and nothing but ordered runs is taken."""
+"""Run-length masks: intersections equal the product of the decoded masks; unordered runs are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def boxes(seed, n_masks, height, width):
 
 
 def single_runs(seed, n_masks, height, width):
-    """One run each, most of them over several columns, with an empty mask, a full one and the first and last pixel alone."""
+    """One run each, most across columns; also an empty and a full mask, and the first and last pixel alone."""
     bounds = np.sort(np.random.default_rng(seed).integers(0, height * width + 1, (n_masks, 2)), axis=1)
     bounds[:4] = [(0, 0), (0, height * width), (0, 1), (height * width - 1, height * width)]
     pixels = np.arange(height * width)

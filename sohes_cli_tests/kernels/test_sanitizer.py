@@ -1,4 +1,4 @@
-"""The Triton kernels under NVIDIA's compute-sanitizer: no access out of bounds, no race in shared memory, no read before a write."""
+"""Triton kernels under NVIDIA's compute-sanitizer: no access out of bounds, race or uninitialized read."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Run Triton kernels without a GPU, in processes of their own beside the tests.
+"""Triton kernels without a GPU, in separate processes.
 
-Triton decides at its first import whether it interprets kernels on the CPU or compiles them, so one process cannot do both,
-and neither may change what the rest of the suite sees. Two processes live as long as the tests need them:
+Triton decides at its first import whether it interprets or compiles kernels, so one process cannot do both, and neither
+may affect the rest of the suite. Two processes are reused by all tests:
 
-    run_interpreted   calls a function where TRITON_INTERPRET=1; kernels run on CPU tensors
-    compile_launches  calls a function where every kernel launch compiles for a GPU and runs nothing
+    run_interpreted   calls a function under TRITON_INTERPRET=1; kernels run on CPU tensors
+    compile_launches  calls a function whose kernel launches compile for a GPU and run nothing
 
-The function is a module's own, with arguments that can be pickled; it makes its tensors where it runs. What it raises is
-raised here. `compile_launches` sees the launches that the operation itself makes, with their types, block sizes
-and specializations, so a test cannot compile something other than what users run.
+The function is at module level, its arguments can be pickled, it creates its tensors itself, and its exceptions are
+raised here. `compile_launches` records the launches of the operation itself, with their dtypes, block sizes and
+specializations, so a test compiles exactly what users run.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def needs_gpu(test: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class CompiledKernel:
-    """A launch that was compiled.
+    """A compiled launch.
 
     Args:
-        name: of the kernel.
-        shared_bytes: shared memory a program.
-        registers: a thread.
-        stack_bytes: a thread; registers that are spilled are on the stack.
-        ptx: the code that the machine code was made of.
+        name: name of the kernel.
+        shared_bytes: shared memory per program.
+        registers: registers per thread.
+        stack_bytes: stack per thread, with spilled registers.
+        ptx: source of the machine code.
         grid: numbers of programs.
-        arguments: what the kernel was given by position: arrays as they were at the launch, and integers.
+        arguments: positional arguments of the kernel: arrays as of the launch, and integers.
     """
 
     name: str
@@ -89,10 +89,9 @@ def run_interpreted(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def compile_launches(function: Callable[..., Any], *arguments: Any, capability: int) -> list[CompiledKernel]:
-    """Compile each kernel that `function(*arguments)` launches, in order, for a GPU of compute capability 80 or 90.
+    """Compile each kernel that `function(*arguments)` launches, in order, for compute capability 80 or 90.
 
-    The function gets CPU tensors past any check of their device, so it calls the launchers and not the dispatch; what the
-    kernels should have written is left as it was.
+    The function uses CPU tensors, so it calls the launchers and not the dispatch; outputs are left unwritten.
     """
     return list(_process("compiler").submit(_recorded_launches, function, arguments, capability).result(TIME_LIMIT_S))
 
@@ -112,7 +111,7 @@ def _prepare(variables: dict[str, str]) -> None:
 
 
 class _OfflineDriver:
-    """Stands in for Triton's CUDA driver where there is no GPU: answers what a compilation asks."""
+    """Replacement of Triton's CUDA driver for compilation without a GPU."""
 
     def __init__(self, capability: int) -> None:
         self.capability = capability
@@ -132,7 +131,7 @@ class _OfflineDriver:
 def _recorded_launches(
     function: Callable[..., Any], arguments: tuple[Any, ...], capability: int
 ) -> list[CompiledKernel]:
-    """What `compile_launches` does, in the process that compiles."""
+    """Compute `compile_launches` in the compiling process."""
     from triton.runtime.driver import driver
     from triton.runtime.jit import JITFunction
 
@@ -154,7 +153,7 @@ def _recorded_launches(
 
 
 def _as_array(argument: Any) -> Any:
-    """An array of what a tensor holds at present; of its bits, for a type that NumPy lacks."""
+    """Copy a tensor to an array; its bits, for a dtype that NumPy lacks."""
     import torch
 
     if not isinstance(argument, torch.Tensor):

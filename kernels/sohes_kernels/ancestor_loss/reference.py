@@ -1,8 +1,7 @@
-"""The ancestor loss as the method states it, in plain PyTorch: every logit, every target, one mean.
+"""Ancestor loss in plain PyTorch: every logit, every target, one mean.
 
-The readable definition of what the kernel must return, differentiable by autograd, on any device and in any float
-type. It holds several float32 [L, B, N, N]. In a 16-bit type the logits are rounded to it before the
-cross entropy, which is computed in float32.
+Differentiable by autograd, on any device and in any float dtype. It holds several float32 [L, B, N, N]. In a 16-bit
+dtype the logits are rounded to it before the cross entropy, which is computed in float32.
 """
 
 from __future__ import annotations
@@ -24,22 +23,10 @@ __all__ = ["ancestor_loss_reference", "ancestor_matrix"]
 def ancestor_loss_reference(
     queries: Tensor, w1: Tensor, w2: Tensor, ancestors: Ancestors, is_matched: Tensor
 ) -> Tensor:
-    """Mean binary cross entropy over ordered pairs of matched queries; see `ancestor_loss` for the contract.
-
-    Args:
-        queries: float [L, B, N, C].
-        w1: float [C, C].
-        w2: float [C, C].
-        ancestors: (enter, exit), integers [(L,) B, N] each, or a matrix, bool [(L,) B, N, N].
-        is_matched: bool [(L,) B, N].
-
-    Returns:
-        float32 (float64 for float64 queries), [L, B].
-    """
+    """Compute the loss [L, B] of queries [L, B, N, C]; see `ancestor_loss` for the contract."""
     n_queries, channels = queries.shape[2:]
-    queries = queries.masked_fill(
-        ~is_matched[..., None], 0
-    )  # a NaN there would spread through the gradient of w1 and w2
+    # a NaN in an unmatched row would spread through the gradient of w1 and w2
+    queries = queries.masked_fill(~is_matched[..., None], 0)
     logits = (queries @ w1) @ (queries @ w2).mT / math.sqrt(channels)
     logits = logits if logits.dtype == torch.float64 else logits.float()
     target = ancestor_matrix(ancestors).to(logits.dtype).expand_as(logits)
@@ -50,7 +37,7 @@ def ancestor_loss_reference(
 
 
 def ancestor_matrix(ancestors: Ancestors) -> Tensor:
-    """T[i, j]: is i an ancestor of j, bool [..., N, N], from intervals [..., N] or from the matrix itself."""
+    """Return T, True where i is an ancestor of j, bool [..., N, N], from intervals [..., N] or T itself."""
     if not isinstance(ancestors, tuple | list):
         return ancestors
     enter, leave = ancestors

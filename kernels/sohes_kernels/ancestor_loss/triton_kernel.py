@@ -1,18 +1,18 @@
-"""The ancestor loss and its gradient in tiles, so that no N x N matrix is ever in memory; a GPU reads and writes O(N C).
+"""Ancestor loss and its gradient in tiles: no N x N matrix in memory, O(N C) reads and writes.
 
     A = Q W1, B = Q W2                                   one matrix product with [W1 W2], by PyTorch
     loss = 1 / pairs * sum of softplus(Z) - T Z          Z = A B^T / sqrt(C), pairs = n (n - 1) of n matched queries
     G = (sigmoid(Z) - T), 0 on the diagonal
     dA = G B / (pairs sqrt(C)), dB = G^T A / (pairs sqrt(C))
 
-The loss is a mean whose gradient is known with it up to one factor, so the forward pass computes dA and dB while it has the
-logits, and the backward pass only scales them: two passes over the tiles (one per side) instead of three. The
-two sides are one kernel, as dB is the dA of the transposed problem. Matched rows are listed first, so the work grows
-with the square of the matched queries and not of all. There are no atomics: equal inputs give equal bits.
+The gradient of a mean is known up to one factor, so the forward pass computes dA and dB while it has the logits, and
+the backward pass only scales them: two passes over the tiles (one per side) instead of three. Both sides are one
+kernel, as dB is the dA of the transposed problem. Matched rows are listed first, so the work grows with the square of
+the matched queries, not of all. No atomics: equal inputs give equal bits.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-# reason: the arguments of a kernel are Triton's pointers and scalars, which have no types in Python
+# reason: kernel arguments are Triton pointers and scalars, which have no Python types
 
 from __future__ import annotations
 
@@ -43,27 +43,26 @@ def _list_matched_kernel(
     n_images, n_queries, scale,
     HAS_INTERVALS: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """nodes[g] = (row, enter, exit) of the matched rows in order, [3, N]; counts[g] = n; factors[g] = scale / (n - 1)."""
+    """nodes[g] = (row, enter, exit) of the matched rows, [3, N]; counts[g] = n; factors[g] = scale / (n - 1)."""
     g = tl.program_id(0).to(tl.int64)
     layer, image = g // n_images, g % n_images
     nodes_ptr += g * 3 * n_queries
+    is_matched_ptr += layer * stride_ml + image * stride_mb
+    enter_ptr += layer * stride_el + image * stride_eb
+    exit_ptr += layer * stride_xl + image * stride_xb
     count = tl.zeros((), tl.int32)
     for start in range(0, n_queries, BLOCK_N):
         offs_n = start + tl.arange(0, BLOCK_N).to(tl.int64)
         mask_n = offs_n < n_queries
-        is_matched = tl.load(
-            is_matched_ptr + layer * stride_ml + image * stride_mb + offs_n * stride_mn, mask=mask_n, other=0
-        )
+        is_matched = tl.load(is_matched_ptr + offs_n * stride_mn, mask=mask_n, other=0)
         taken = (is_matched != 0).to(tl.int32)
-        place = count + tl.cumsum(taken, 0) - taken
-        tl.store(nodes_ptr + place, offs_n.to(tl.int32), mask=taken != 0)
+        slot = count + tl.cumsum(taken, 0) - taken
+        tl.store(nodes_ptr + slot, offs_n.to(tl.int32), mask=taken != 0)
         if HAS_INTERVALS:
-            enter = tl.load(
-                enter_ptr + layer * stride_el + image * stride_eb + offs_n * stride_en, mask=mask_n, other=0
-            )
-            leave = tl.load(exit_ptr + layer * stride_xl + image * stride_xb + offs_n * stride_xn, mask=mask_n, other=0)
-            tl.store(nodes_ptr + n_queries + place, enter.to(tl.int32), mask=taken != 0)
-            tl.store(nodes_ptr + 2 * n_queries + place, leave.to(tl.int32), mask=taken != 0)
+            enter = tl.load(enter_ptr + offs_n * stride_en, mask=mask_n, other=0)
+            leave = tl.load(exit_ptr + offs_n * stride_xn, mask=mask_n, other=0)
+            tl.store(nodes_ptr + n_queries + slot, enter.to(tl.int32), mask=taken != 0)
+            tl.store(nodes_ptr + 2 * n_queries + slot, leave.to(tl.int32), mask=taken != 0)
         count += tl.sum(taken, 0)
     tl.store(counts_ptr + g, count)
     tl.store(factors_ptr + g, scale / tl.maximum(count - 1, 1).to(tl.float32))
@@ -71,10 +70,9 @@ def _list_matched_kernel(
 
 @triton.jit
 def _load_rows(ptr, rows, mask_rows, offs_c, stride_n, C: tl.constexpr, WIDEN: tl.constexpr):
-    """Channels `offs_c` of some rows of one image, 0 where there is no row or no channel; offsets within an image fit 32 bits."""
-    values = tl.load(
-        ptr + rows[:, None] * stride_n + offs_c[None, :], mask=mask_rows[:, None] & (offs_c < C)[None, :], other=0.0
-    )
+    """values[n, c] = x[rows[n], offs_c[c]], 0 outside the masks; offsets within an image fit 32 bits."""
+    mask = mask_rows[:, None] & (offs_c < C)[None, :]
+    values = tl.load(ptr + rows[:, None] * stride_n + offs_c[None, :], mask=mask, other=0.0)
     return values.to(tl.float32) if WIDEN else values
 
 
@@ -84,7 +82,7 @@ def _dot_in_chunks(
     C: tl.constexpr, BLOCK_OWN: tl.constexpr, BLOCK_OTHER: tl.constexpr, BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """Inner products of rows of the two sides, read BLOCK_K channels at a time, float32 [BLOCK_OWN, BLOCK_OTHER]."""
+    """products = own other^T, BLOCK_K channels at a time, float32 [BLOCK_OWN, BLOCK_OTHER]."""
     products = tl.zeros((BLOCK_OWN, BLOCK_OTHER), tl.float32)
     for k in range(0, C, BLOCK_K):
         offs_k = k + tl.arange(0, BLOCK_K)
@@ -99,14 +97,15 @@ def _pair_loss_kernel(
     projections_ptr, nodes_ptr, counts_ptr, target_ptr, partials_ptr, gradients_ptr,
     stride_tl, stride_tb, stride_ti, stride_tj,
     n_images, n_queries, n_blocks, n_sides, scale,
-    C: tl.constexpr, HAS_INTERVALS: tl.constexpr, WITH_GRADIENT: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    C: tl.constexpr, HAS_INTERVALS: tl.constexpr, WITH_GRADIENT: tl.constexpr,
+    PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_OWN: tl.constexpr, BLOCK_OTHER: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One block of A's rows (side 0) or of B's (side 1) against all rows of the other side.
+    """partials[block] = sum of (softplus(Z) - T Z) / (n (n - 1)); gradients[own] = sum over other of G other / n.
 
-    Side 0 writes the block's part of the loss; both sides write gradients[own] = sum over other of G other / n, in as many
-    parts as the channels are blocks of BLOCK_C. WIDEN multiplies in float32 what is stored in 16 bits, which only the
-    interpreter needs: it takes bfloat16 for integers.
+    A program takes one block of rows of A (side 0, which writes the loss) or of B (side 1) against all rows of the
+    other side, and BLOCK_C channels of the gradient. WIDEN: multiply 16-bit numbers in float32, for the interpreter
+    only, which reads bfloat16 as integers.
     """
     N_PARTS: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C if WITH_GRADIENT else 1
     WHOLE: tl.constexpr = (C <= BLOCK_K) and (N_PARTS == 1)
@@ -165,7 +164,7 @@ def _pair_loss_kernel(
 
         small = tl.exp2(-tl.abs(logits) * _LOG2_E)  # exp(-|Z|), at most 1
         if (side == 0) & (part == 0):
-            # log(1 + small) would lose the digits of a small one
+            # log(1 + small) would lose the low digits of `small`
             log1p = tl.where(small < _SERIES_BELOW, small * (1 - small * (0.5 - small / 3)), tl.log(1 + small))
             opposed = tl.where(target, -logits, logits)
             losses += tl.sum(tl.where(mask_pairs, tl.maximum(opposed, 0.0) + log1p, 0.0), 1)
@@ -190,33 +189,12 @@ def _pair_loss_kernel(
         )
 
 
-def ancestor_loss_triton(queries: Tensor, w1: Tensor, w2: Tensor, ancestors: Ancestors, is_matched: Tensor) -> Tensor:
-    """Compute the loss without a matrix of pairs; see `ancestor_loss` for the contract.
-
-    Args:
-        queries: float [L, B, N, C] of 16 or 32 bits.
-        w1: float [C, C].
-        w2: float [C, C].
-        ancestors: (enter, exit), integers [(L,) B, N] each, or a matrix, bool [(L,) B, N, N].
-        is_matched: bool [(L,) B, N].
-
-    Returns:
-        float32 [L, B].
-    """
-    queries = queries.masked_fill(
-        ~is_matched[..., None], 0
-    )  # a NaN there would spread through the gradient of w1 and w2
-    projections = queries @ torch.cat([w1, w2], dim=1)  # A and B side by side, [L, B, N, 2C]
-    loss: Tensor = _PairLoss.apply(projections, ancestors, is_matched)
-    return loss
-
-
 def _block_sizes(channels: int, item_bytes: int) -> dict[str, int]:
-    """Choose tiles whose registers and shared memory an A100 and an H100 have, by the compiler's own account.
+    """Choose tiles that fit the registers and shared memory of an A100 and an H100, as the compiler reports them.
 
-    Up to 256 channels of 16 bits a tile holds whole rows, read once for both products. Products of float32 numbers as three
-    of TF32 need far more registers, so float32 rows (and longer ones) are read 32 (64) channels at a time for the
-    logits, and programs share out the gradient's channels by 128 (256), each computing the logits anew.
+    Up to 256 channels of 16 bits a tile holds whole rows, read once for both products. Float32 products as three of
+    TF32 need far more registers, so float32 rows (and longer ones) are read 32 (64) channels at a time for the logits,
+    and programs split the channels of the gradient by 128 (256), each recomputing the logits.
     """
     row = max(16, triton.next_power_of_2(channels))
     if item_bytes == 2:
@@ -225,25 +203,19 @@ def _block_sizes(channels: int, item_bytes: int) -> dict[str, int]:
     else:
         block_c, block_k, other = min(row, 128), min(row, 32), 32
     warps = 4 if block_c <= 64 else 8
-    return {
-        "BLOCK_OWN": 64,
-        "BLOCK_OTHER": other,
-        "BLOCK_C": block_c,
-        "BLOCK_K": block_k,
-        "num_warps": warps,
-        "num_stages": 2,
-    }
+    blocks = {"BLOCK_OWN": 64, "BLOCK_OTHER": other, "BLOCK_C": block_c, "BLOCK_K": block_k}
+    return blocks | {"num_warps": warps, "num_stages": 2}
 
 
 def _layer_strides(tensor: Tensor, n_dims: int) -> tuple[int, ...]:
-    """Strides with the layers first, 0 where the tensor has no dimension of layers and serves them all."""
+    """Strides with the layers first, 0 for a tensor that all layers share."""
     return (0,) * (n_dims - tensor.ndim) + tensor.stride()
 
 
 def _list_matched(
     is_matched: Tensor, ancestors: Ancestors, n_layers: int, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and intervals of matched queries, int32 [L B, 3, N], their number, int32 [L, B], and the gradient's factor, float32 [L, B]."""
+    """List rows and intervals of matched queries, int32 [L B, 3, N], counts and gradient factors [L, B]."""
     n_images, n_queries = is_matched.shape[-2:]
     nodes = is_matched.new_empty((n_layers * n_images, 3, n_queries), dtype=torch.int32)
     counts = is_matched.new_empty((n_layers, n_images), dtype=torch.int32)
@@ -261,14 +233,14 @@ def _list_matched(
 def _launch(
     projections: Tensor, ancestors: Ancestors, is_matched: Tensor, *, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the loss, float32 [L, B]; the gradients up to a factor, like the projections [L, B, N, 2C]; and the factor, float32 [L, B]."""
+    """Return the loss, float32 [L, B]; the gradients up to a factor, [L, B, N, 2C]; and the factor, float32 [L, B]."""
     n_layers, n_images, n_queries, width = projections.shape
     channels = width // 2
     scale = 1 / math.sqrt(channels)
     gradients = torch.zeros_like(projections) if with_gradient else projections
     if projections.numel() == 0:
-        nothing = projections.new_zeros((n_layers, n_images), dtype=torch.float32)
-        return nothing, gradients, nothing
+        zeros = projections.new_zeros((n_layers, n_images), dtype=torch.float32)
+        return zeros, gradients, zeros
     target = is_matched if isinstance(ancestors, tuple | list) else ancestors
     has_intervals = target is is_matched
     sizes = _block_sizes(channels, projections.element_size())
@@ -288,8 +260,17 @@ def _launch(
     return partials.sum(-1), gradients, factors
 
 
+def ancestor_loss_triton(queries: Tensor, w1: Tensor, w2: Tensor, ancestors: Ancestors, is_matched: Tensor) -> Tensor:
+    """Compute the loss [L, B] of queries [L, B, N, C] of 16 or 32 bits; see `ancestor_loss` for the contract."""
+    # a NaN in an unmatched row would spread through the gradient of w1 and w2
+    queries = queries.masked_fill(~is_matched[..., None], 0)
+    projections = queries @ torch.cat([w1, w2], dim=1)  # A and B side by side, [L, B, N, 2C]
+    loss: Tensor = _PairLoss.apply(projections, ancestors, is_matched)
+    return loss
+
+
 class _PairLoss(torch.autograd.Function):
-    """From projections [L, B, N, 2C] to the loss [L, B]."""
+    """Loss [L, B] of projections [L, B, N, 2C], differentiable once."""
 
     @staticmethod
     def forward(ctx: Any, projections: Tensor, ancestors: Ancestors, is_matched: Tensor) -> Tensor:

@@ -1,17 +1,14 @@
-"""Multi-scale deformable attention on the CPU, forward and backward, compiled by numba, without storing a sampled value.
+"""Multi-scale deformable attention on the CPU, forward and backward, compiled by numba, no sampled value stored.
 
-    out[b, q, m] = sum over levels l, points p of weight[b, q, m, l, p] * bilinear(value of level l, location[b, q, m, l, p])
+The maps of each head are first copied to contiguous pixels with a border of zeros, one pixel before and two after: the
+2 x 2 pixels of a point clamped to just outside. No corner needs a check, and the rows of consecutive queries stay in
+the cache. The gradient of value accumulates in such maps as well. Rows of channels use vector registers (`lanes.py`).
 
-Each head's maps are first copied to where their pixels are neighbors in memory and have a border of zeros: one pixel before
-and two after, as wide as the two by two pixels around any point that is moved to just outside. So no corner needs a check, and
-the rows that consecutive queries read stay in the cache. The gradient of value collects in such maps as well. In both
-directions a row of channels goes through vector registers (`lanes.py`).
-
-A thread takes some heads, and no other thread writes what it writes, so results are the same bits with any number of threads.
+A thread takes some heads and is the only writer of their results: the same bits with any number of threads.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-calls
-# (numba's compiled functions have other types than their source)
+# reason: numba's compiled functions have other types than their source
 
 from __future__ import annotations
 
@@ -45,47 +42,36 @@ if TYPE_CHECKING:
 
 __all__ = ["deformable_attention_cpu"]
 
-_QUERIES = 64  # a block of them and its points stay in the first cache
+_QUERIES = 64  # per block, which fits the L1 cache with its points
 _BORDER = 3  # pixels before and after a map along each side
-_THREADED = 2**20  # products of a channel with a weight from which on threads save more time than they take to start
+_THREADED = 2**20  # products of a channel and a weight from which threads pay
 
 _compiled: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "nsz"})
 
 
-def deformable_attention_cpu(
-    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
-) -> Tensor:
-    """Run the compiled loops; see `deformable_attention` for the contract, which the caller has checked."""
-    attend = _DeformableAttention.apply
-    if torch.compiler.is_compiling():  # only then, as it imports the compiler, which takes seconds
-        attend = torch.compiler.disable(attend, reason="torch.compile cannot trace a function compiled by numba")
-    out: Tensor = attend(value, sampling_locations, attention_weights, spatial_shapes)
-    return out
+@_compiled
+def _fill_maps(value: Floats, b: int, m: int, offsets: Integers, maps: Floats) -> None:
+    """Copy the heads from m on of an image into maps [heads, pixels with borders, width], borders untouched."""
+    for pixel in range(offsets.shape[0]):
+        for head in range(maps.shape[0]):
+            for d in range(value.shape[3]):
+                maps[head, offsets[pixel], d] = value[b, pixel, m + head, d]
 
 
 @_compiled
-def _fill_maps(value: Floats, b: int, m: int, places: Integers, maps: Floats) -> None:
-    """Copy the heads from m on of an image into maps [heads, pixels with borders, width]; the borders are left as they are."""
-    for pixel in range(places.shape[0]):
+def _read_maps(maps: Floats, offsets: Integers, value: Floats, b: int, m: int) -> None:
+    """Copy maps without borders to the heads from m on of an image."""
+    for pixel in range(offsets.shape[0]):
         for head in range(maps.shape[0]):
             for d in range(value.shape[3]):
-                maps[head, places[pixel], d] = value[b, pixel, m + head, d]
-
-
-@_compiled
-def _read_maps(maps: Floats, places: Integers, value: Floats, b: int, m: int) -> None:
-    """Copy maps without their borders to the heads from m on of an image."""
-    for pixel in range(places.shape[0]):
-        for head in range(maps.shape[0]):
-            for d in range(value.shape[3]):
-                value[b, pixel, m + head, d] = maps[head, places[pixel], d]
+                value[b, pixel, m + head, d] = maps[head, offsets[pixel], d]
 
 
 @_compiled
 def _locate(points: Floats, pixels: Integers, size: int, stride: int) -> None:
-    """Move pixels [N] to the lower neighbor of each point along one side of a map and replace a point [N] by the way past it.
+    """Advance pixels [N] to the lower neighbors of points [N] along one side; replace the points by fractional offsets.
 
-    A point beyond the border, or NaN, goes to where both neighbors are zeros.
+    A point beyond the border, or NaN, moves to a position with zeros as both neighbors.
     """
     number = points.dtype.type
     for i in range(points.shape[0]):
@@ -99,10 +85,10 @@ def _locate(points: Floats, pixels: Integers, size: int, stride: int) -> None:
 
 @_compiled
 def _read_points(locations: Floats, weights: Floats, height: int, width: int, points: Floats, pixels: Integers) -> int:
-    """Take in the points of some queries on a level, locations [queries, P, 2] and weights [queries, P], and count them.
+    """Read and count the points of some queries on a level, locations [queries, P, 2] and weights [queries, P].
 
-    They become points [3, N], the ways past the lower neighbors along x and y and the weights, and pixels [N], the lower
-    neighbors, counted from the level's first pixel with its border.
+    Fills points [3, N] with fractional offsets along x and y and weights, and pixels [N] with the lower neighbors,
+    counted from the level's first pixel with its border.
     """
     n = 0
     for q in range(weights.shape[0]):
@@ -117,7 +103,7 @@ def _read_points(locations: Floats, weights: Floats, height: int, width: int, po
 
 @_compiled
 def _shares(points: Floats, i: int) -> tuple[float, float, float, float]:
-    """Shares of the four pixels around point i, the upper two first, the left one first."""
+    """Bilinear shares of the four pixels around point i, in raster order."""
     x, y, one = points[0, i], points[1, i], points.dtype.type(1)
     return (one - y) * (one - x), (one - y) * x, y * (one - x), y * x
 
@@ -126,7 +112,7 @@ def _shares(points: Floats, i: int) -> tuple[float, float, float, float]:
 def _gather(
     maps: Floats, start: int, stride: int, points: Floats, pixels: Integers, n_points: int, rows: Floats
 ) -> None:
-    """Add what n_points consecutive points read on the level that starts at an element of maps to each of rows [queries, width]."""
+    """Add weighted samples of consecutive points on a level, from `start` of maps, to rows [queries, width]."""
     width = rows.shape[1]
     for q in range(pixels.shape[0] // n_points):
         for channel in range(0, width, N_LANES):
@@ -144,7 +130,7 @@ def _gather(
 
 @_compiled
 def _dots(maps: Floats, corner: int, stride: int, grad: Floats, q: int) -> tuple[float, float, float, float]:
-    """Inner products of row q of grad [queries, width] with the four pixels whose first begins at an element of maps."""
+    """Inner products of row q of grad [queries, width] with the four pixels from element `corner` of maps."""
     width = grad.shape[1]
     a = b = c = d = lanes_of(grad.dtype.type(0))
     for channel in range(0, width, N_LANES):
@@ -159,7 +145,7 @@ def _dots(maps: Floats, corner: int, stride: int, grad: Floats, q: int) -> tuple
 
 @_compiled
 def _scatter(maps: Floats, pixel: int, share: float, grad: Floats, q: int) -> None:
-    """Add a share of row q of grad [queries, width] to the pixel that begins at an element of maps."""
+    """maps[pixel] += share * grad[q], for grad [queries, width]."""
     width = grad.shape[1]
     for channel in range(0, width, N_LANES):
         added = plus_product(load_lanes(maps, pixel + channel), lanes_of(share), load_lanes(grad, q * width + channel))
@@ -168,12 +154,12 @@ def _scatter(maps: Floats, pixel: int, share: float, grad: Floats, q: int) -> No
 
 @_compiled
 def _differentiate_level(
-    maps: Floats, grad_maps: Floats, start: int, stride: int, points: Floats, pixels: Integers, n_points: int, rows: Floats, grads: Floats,
-    needs_value: bool, needs_points: bool,
+    maps: Floats, grad_maps: Floats, start: int, stride: int, points: Floats, pixels: Integers, n_points: int,
+    rows: Floats, grads: Floats, needs_value: bool, needs_points: bool,
 ) -> None:  # fmt: skip
-    """Scatter rows [queries, width] over the level that starts at an element of the maps, and write the points' grads [3, N].
+    """Scatter rows [queries, width] over the level from element `start` of the maps; write the points' grads [3, N].
 
-    The gradients of the position along x, of that along y, both without the weight, and of the weight.
+    These are the gradients of the positions along x and y, without the weight, and of the weight.
     """
     width, one = rows.shape[1], points.dtype.type(1)
     for q in range(pixels.shape[0] // n_points):
@@ -209,18 +195,11 @@ def _write_grads(
 
 @_compiled
 def _attend(
-    value: Floats,
-    locations: Floats,
-    weights: Floats,
-    shapes: Integers,
-    places: Integers,
-    b: int,
-    m: int,
-    maps: Floats,
-    out: Floats,
-) -> None:
-    """out[b, :, m + head] = sum over levels l, points p, corners c of weight * share * value[corner], a head of maps after the other."""
-    _fill_maps(value, b, m, places, maps)
+    value: Floats, locations: Floats, weights: Floats, shapes: Integers, offsets: Integers,
+    b: int, m: int, maps: Floats, out: Floats,
+) -> None:  # fmt: skip
+    """out[b, :, m + head] = sum over levels l, points p, corners c of weight * share * value[corner], per head."""
+    _fill_maps(value, b, m, offsets, maps)
     n_queries, n_points = weights.shape[1], weights.shape[4]
     points, pixels = np.empty((3, _QUERIES * n_points), out.dtype), np.empty(_QUERIES * n_points, np.int32)
     rows = np.empty((_QUERIES, maps.shape[2]), out.dtype)
@@ -241,17 +220,17 @@ def _attend(
 
 @_compiled
 def _differentiate(
-    grad: Floats, value: Floats, locations: Floats, weights: Floats, shapes: Integers, places: Integers, b: int, m: int,
-    maps: Floats, grad_maps: Floats, grad_value: Floats, grad_locations: Floats, grad_weights: Floats,
+    grad: Floats, value: Floats, locations: Floats, weights: Floats, shapes: Integers, offsets: Integers,
+    b: int, m: int, maps: Floats, grad_maps: Floats, grad_value: Floats, grad_locations: Floats, grad_weights: Floats,
 ) -> None:  # fmt: skip
     """grad_value[corner] += weight * share * grad[q] and, with dot = <grad[q], value[corner]>,
     grad_weight = sum over c of share * dot, grad_location = size * weight * sum over c of (d share / d position) * dot.
 
-    Gradients of size 0 are left out; without that of value, grad_maps is not used.
+    Gradients of size 0 are skipped; without that of value, grad_maps is not used.
     """
     needs_value, needs_points = grad_value.size > 0, grad_weights.size > 0
     if needs_points:
-        _fill_maps(value, b, m, places, maps)
+        _fill_maps(value, b, m, offsets, maps)
     if needs_value:
         grad_maps[:] = 0
     n_queries, n_points = weights.shape[1], weights.shape[4]
@@ -275,15 +254,15 @@ def _differentiate(
                     _write_grads(grads, points[2], height, width, grad_locations[here], grad_weights[here])
                 start += (height + _BORDER) * stride
     if needs_value:
-        _read_maps(grad_maps, places, grad_value, b, m)
+        _read_maps(grad_maps, offsets, grad_value, b, m)
 
 
 def _run_by_heads(
-    run: Callable[..., None], value: Tensor, locations: Tensor, shapes: Shapes, number: torch.dtype, n_maps: int
+    run: Callable[..., None], value: Tensor, locations: Tensor, shapes: Shapes, dtype: torch.dtype, n_maps: int
 ) -> None:
-    """Call `run(b, m, *maps)` for all heads of all images, maps a number of arrays of zeros [heads, pixels with borders, width].
+    """Call `run(b, m, *maps)` for all heads of all images, with n_maps zeroed maps [heads, bordered pixels, width].
 
-    A thread takes heads that follow each other, calls once an image, and keeps its maps from image to image.
+    A thread takes consecutive heads, calls once per image, and reuses its maps.
     """
     batch, _, heads, channels = value.shape
     pixels = sum((height + _BORDER) * (width + _BORDER) for height, width in shapes)
@@ -292,7 +271,7 @@ def _run_by_heads(
     def run_part(part: int) -> None:
         first, last = (batch * heads * end // n_threads for end in (part, part + 1))
         size = (n_maps, min(heads, last - first), pixels, -(-channels // N_LANES) * N_LANES)
-        maps = torch.zeros(size, dtype=number).numpy()  # by torch, which aligns them to a cache line
+        maps = torch.zeros(size, dtype=dtype).numpy()  # torch aligns to cache lines
         for b in range(first // heads, -(-last // heads)):
             start, stop = max(first - b * heads, 0), min(last - b * heads, heads)
             run(b, start, *(part[: stop - start] for part in maps))
@@ -304,23 +283,34 @@ def _run_by_heads(
         list(pool.map(run_part, range(n_threads)))
 
 
-def _places(shapes: Shapes) -> Integers:
-    """Where each pixel of the levels is in a map with borders, int64 [S]."""
-    places, start = [], 0
+def _map_offsets(shapes: Shapes) -> Integers:
+    """Index of each pixel of the levels in a map with borders, int64 [S]."""
+    offsets, start = [], 0
     for height, width in shapes:
         rows, columns = np.arange(1, height + 1)[:, None], np.arange(1, width + 1)
-        places.append((start + rows * (width + _BORDER) + columns).ravel())
+        offsets.append((start + rows * (width + _BORDER) + columns).ravel())
         start += (height + _BORDER) * (width + _BORDER)
-    return np.concatenate(places)
+    return np.concatenate(offsets)
 
 
-def _number(*tensors: Tensor) -> torch.dtype:
-    """The precision to compute in."""
+def _compute_dtype(*tensors: Tensor) -> torch.dtype:
+    """Dtype of the computation."""
     return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
-def _arrays(number: torch.dtype, *tensors: Tensor) -> list[Floats]:
-    return [tensor.detach().to(number).contiguous().numpy() for tensor in tensors]
+def _arrays(dtype: torch.dtype, *tensors: Tensor) -> list[Floats]:
+    return [tensor.detach().to(dtype).contiguous().numpy() for tensor in tensors]
+
+
+def deformable_attention_cpu(
+    value: Tensor, spatial_shapes: Shapes, sampling_locations: Tensor, attention_weights: Tensor
+) -> Tensor:
+    """Run the compiled loops on checked inputs; see `deformable_attention` for the contract."""
+    attend = _DeformableAttention.apply
+    if torch.compiler.is_compiling():  # `disable` imports the compiler, which takes seconds
+        attend = torch.compiler.disable(attend, reason="torch.compile cannot trace a function compiled by numba")
+    out: Tensor = attend(value, sampling_locations, attention_weights, spatial_shapes)
+    return out
 
 
 class _DeformableAttention(torch.autograd.Function):
@@ -328,32 +318,31 @@ class _DeformableAttention(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
         ctx.save_for_backward(value, locations, weights)
         ctx.shapes = shapes
-        number = _number(value, locations, weights)
-        arrays = (*_arrays(number, value, locations, weights), np.array(shapes), _places(shapes))
-        out = torch.empty(value.shape[0], locations.shape[1], *value.shape[2:], dtype=number)
+        dtype = _compute_dtype(value, locations, weights)
+        arrays = (*_arrays(dtype, value, locations, weights), np.array(shapes), _map_offsets(shapes))
+        out = torch.empty(value.shape[0], locations.shape[1], *value.shape[2:], dtype=dtype)
 
         def run(b: int, m: int, maps: Floats) -> None:
             _attend(*arrays, b, m, maps, out.numpy())
 
-        _run_by_heads(run, value, locations, shapes, number, 1)
+        _run_by_heads(run, value, locations, shapes, dtype, 1)
         return out.flatten(2).to(value.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         inputs, needs = ctx.saved_tensors, ctx.needs_input_grad[:3]
-        number = _number(*inputs)
+        dtype = _compute_dtype(*inputs)
         wanted = (needs[0], needs[1] or needs[2], needs[1] or needs[2])
-        grads = [
-            torch.empty(x.shape if want else [0] * x.ndim, dtype=number) for x, want in zip(inputs, wanted, strict=True)
-        ]
+        sizes = (x.shape if want else [0] * x.ndim for x, want in zip(inputs, wanted, strict=True))
+        grads = [torch.empty(size, dtype=dtype) for size in sizes]
         (value, locations, _), shapes = inputs, ctx.shapes
         rows = grad.unflatten(2, value.shape[2:])
-        arrays = (*_arrays(number, rows, *inputs), np.array(shapes), _places(shapes))
+        arrays = (*_arrays(dtype, rows, *inputs), np.array(shapes), _map_offsets(shapes))
         outputs = [x.numpy() for x in grads]
 
         def run(b: int, m: int, *maps: Floats) -> None:
             _differentiate(*arrays, b, m, maps[0], maps[-1], *outputs)
 
-        _run_by_heads(run, value, locations, shapes, number, 1 + needs[0])
+        _run_by_heads(run, value, locations, shapes, dtype, 1 + needs[0])
         return *(x.to(like.dtype) if need else None for x, like, need in zip(grads, inputs, needs, strict=True)), None

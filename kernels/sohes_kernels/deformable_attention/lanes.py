@@ -1,11 +1,11 @@
-"""Vector registers in loops compiled by numba: load, store, multiply and add up rows of channels, N_LANES at a time.
+"""Vector registers in loops compiled by numba: load, store, multiply and sum rows of channels, N_LANES at a time.
 
-From a plain loop over channels LLVM makes code that first asks whether arrays overlap, at each corner that is read; these functions
-write what is meant. LLVM splits a vector into the registers that the processor has, so they run on any.
+For a plain loop over channels LLVM generates a check for overlapping arrays at each corner; these functions avoid it.
+LLVM splits a vector into the processor's registers, so they run on any processor.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-calls
-# (numba's compiled functions have other types than their source)
+# reason: numba's compiled functions have other types than their source
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from numba.extending import intrinsic, models, register_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Generated = tuple[Any, Callable[..., Any]]  # a function's type for numba and what writes its code
+    Generated = tuple[Any, Callable[..., Any]]  # type of a function for numba, and its code generator
 
 __all__ = ["N_LANES", "lanes_of", "load_lanes", "plus_product", "store_lanes", "sum_of", "totals_of"]
 
-N_LANES = 16  # 64 bytes of float32: a cache line, and one or two or four registers, whatever the processor has
+N_LANES = 16  # 64 bytes of float32: a cache line, and one, two or four registers
 
-_generated: Any = intrinsic  # a type checker would take what numba passes for what the loops pass
+_generated: Any = intrinsic  # untyped: numba passes other arguments than the loops do
 _INDEX = ir.IntType(32)
 
 
 class _Lanes(types.Type):
-    """What numba knows a vector register by."""
+    """Numba type of a vector register."""
 
     def __init__(self, number: Any) -> None:
         super().__init__(name=f"{N_LANES} lanes of {number}")
@@ -43,25 +43,25 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """Code for the address of N_LANES elements of an array from a flat index on."""
+    """Generate the address of N_LANES elements of an array from a flat index on."""
     data = context.make_array(array_type)(context, builder, value=array).data
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(context.get_value_type(_Lanes(array_type.dtype))))
 
 
 def _shuffled(builder: Any, a: Any, b: Any, order: list[int]) -> Any:
-    """Code for the lanes of a, then of b, taken in an order."""
+    """Generate the lanes of a, then of b, in an order."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INDEX, len(order)), order))
 
 
 def _folded(builder: Any, a: Any, b: Any, size: int) -> Any:
-    """Code for adding the halves of each group of `size` lanes of a, then of b."""
+    """Generate the sum of the halves of each group of `size` lanes of a, then of b."""
     lower = [group + lane for group in range(0, 2 * N_LANES, size) for lane in range(size // 2)]
     return builder.fadd(_shuffled(builder, a, b, lower), _shuffled(builder, a, b, [lane + size // 2 for lane in lower]))
 
 
 @_generated
 def load_lanes(_: Any, array: Any, _index: Any) -> Generated:
-    """The lanes of array.flat[index : index + N_LANES], with no check of bounds."""
+    """Load array.flat[index : index + N_LANES] without bounds check."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.load(_address(context, builder, signature.args[0], *values), align=array.dtype.bitwidth // 8)
@@ -71,12 +71,11 @@ def load_lanes(_: Any, array: Any, _index: Any) -> Generated:
 
 @_generated
 def store_lanes(_: Any, array: Any, _index: Any, lanes: Any) -> Generated:
-    """Write the lanes to array.flat[index : index + N_LANES], with no check of bounds."""
+    """Store the lanes to array.flat[index : index + N_LANES] without bounds check."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        builder.store(
-            values[2], _address(context, builder, signature.args[0], *values[:2]), align=array.dtype.bitwidth // 8
-        )
+        address = _address(context, builder, signature.args[0], *values[:2])
+        builder.store(values[2], address, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(array, types.int64, lanes), code
@@ -84,7 +83,7 @@ def store_lanes(_: Any, array: Any, _index: Any, lanes: Any) -> Generated:
 
 @_generated
 def lanes_of(_: Any, number: Any) -> Generated:
-    """A number in every lane."""
+    """Broadcast a number to all lanes."""
 
     def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         nothing = ir.Constant(context.get_value_type(signature.return_type), ir.Undefined)
@@ -95,7 +94,7 @@ def lanes_of(_: Any, number: Any) -> Generated:
 
 @_generated
 def sum_of(_: Any, a: Any, b: Any) -> Generated:
-    """The sum a + b, a lane at a time."""
+    """Compute a + b per lane."""
 
     def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         return builder.fadd(*values)
@@ -105,7 +104,7 @@ def sum_of(_: Any, a: Any, b: Any) -> Generated:
 
 @_generated
 def plus_product(_: Any, total: Any, a: Any, b: Any) -> Generated:
-    """The sum total + a * b, a lane at a time, rounded once where the processor can."""
+    """Compute total + a * b per lane, fused if the processor can."""
 
     def code(_context: Any, builder: Any, _signature: Any, values: Any) -> Any:
         product = builder.fmul(*values[1:], flags=("contract",))
@@ -116,7 +115,7 @@ def plus_product(_: Any, total: Any, a: Any, b: Any) -> Generated:
 
 @_generated
 def totals_of(_: Any, a: Any, b: Any, c: Any, d: Any) -> Generated:
-    """The sums over the lanes of a, of b, of c and of d, together in a third of the steps that they take one by one."""
+    """Sum over the lanes of a, b, c and d, in a third of the steps of four separate sums."""
     totals = types.UniTuple(a.number, 4)
 
     def code(context: Any, builder: Any, _signature: Any, values: Any) -> Any:
@@ -126,8 +125,7 @@ def totals_of(_: Any, a: Any, b: Any, c: Any, d: Any) -> Generated:
         while step:
             total = builder.fadd(total, _shuffled(builder, total, total, [lane ^ step for lane in range(N_LANES)]))
             step //= 2
-        return context.make_tuple(
-            builder, totals, [builder.extract_element(total, _INDEX(i * N_LANES // 4)) for i in range(4)]
-        )
+        elements = [builder.extract_element(total, _INDEX(i * N_LANES // 4)) for i in range(4)]
+        return context.make_tuple(builder, totals, elements)
 
     return totals(a, b, c, d), code

@@ -1,15 +1,14 @@
-"""Multi-scale deformable attention on a GPU: one kernel forward, one backward, neither storing a sampled value.
+"""Multi-scale deformable attention on a GPU: one kernel forward, one backward, no sampled value stored.
 
-    out[b, q, m] = sum over levels l, points p of weight[b, q, m, l, p] * bilinear(value of level l, location[b, q, m, l, p])
-
-A program takes BLOCK_Q consecutive queries of one head. In the pixel decoder consecutive queries are neighbors in the image
-and sample neighboring pixels, so the corners of one program overlap in the L1 cache, and the programs in flight at a time
-read few heads of one image, which stay in the L2 cache. A row of a tile holds the D channels of one query's corner, contiguous
-in memory. The backward pass reads the corners again, as keeping them would take 4 L P (in the pixel decoder 48) times the output.
+A program takes BLOCK_Q consecutive queries of one head. In the pixel decoder consecutive queries are neighbors in the
+image and sample neighboring pixels, so the corners of a program overlap in the L1 cache, and concurrent programs read
+few heads of one image, which stay in the L2 cache. A row of a tile holds the D channels of one query's corner,
+contiguous in memory. The backward pass reads the corners again: storing them takes 4 L P (in the pixel decoder 48)
+times the output.
 """
 
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-# (the parameters of a kernel are Triton's values, which have no Python types)
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
+# reason: kernel arguments are Triton pointers and scalars, which have no Python types
 
 from __future__ import annotations
 
@@ -33,8 +32,8 @@ __all__ = ["deformable_attention_triton", "launch_config"]
 
 @triton.jit
 def _program(Q, M, BLOCK_Q: tl.constexpr):
-    """Image, head and queries of this program, int64; queries run fastest, then heads."""
-    pid = tl.program_id(0)  # divided in int32, where it fits, because a division in int64 takes some 100 instructions
+    """Image, head and queries of this program, int64; queries vary fastest, then heads."""
+    pid = tl.program_id(0)  # divided in int32: a division in int64 takes some 100 instructions
     n_blocks = tl.cdiv(Q, BLOCK_Q)
     b, m = pid // n_blocks // M, pid // n_blocks % M
     offs_q = (pid % n_blocks).to(tl.int64) * BLOCK_Q + tl.arange(0, BLOCK_Q)
@@ -43,9 +42,9 @@ def _program(Q, M, BLOCK_Q: tl.constexpr):
 
 @triton.jit
 def _neighbors(location, size):
-    """Lower neighboring pixel and the way past it, int32 and float32 [BLOCK_Q].
+    """low = floor(location * size - 0.5) and the fractional offset, int32 and float32 [BLOCK_Q].
 
-    A location far outside or NaN gets pixels outside the level, as does -1, which stands in for queries past the last one.
+    A location far outside or NaN gets pixels outside the level, as does -1, the padding past the last query.
     """
     position = location * size - 0.5  # pixel i covers [i, i + 1) / size, its center has position i
     position = tl.where(position > -2.0, position, -2.0)  # false for NaN
@@ -56,19 +55,19 @@ def _neighbors(location, size):
 
 @triton.jit
 def _point(locations_ptr, weights_ptr, sample, mask_q, height, width):
-    """Lower neighboring pixels along x and y, the ways past them, and the weight of a point of each query, [BLOCK_Q]."""
-    x_low, x_part = _neighbors(tl.load(locations_ptr + 2 * sample, mask=mask_q, other=-1.0).to(tl.float32), width)
-    y_low, y_part = _neighbors(tl.load(locations_ptr + 2 * sample + 1, mask=mask_q, other=-1.0).to(tl.float32), height)
+    """Lower neighboring pixels and fractional offsets along x and y, and weight, of a point per query, [BLOCK_Q]."""
+    x_low, x_frac = _neighbors(tl.load(locations_ptr + 2 * sample, mask=mask_q, other=-1.0).to(tl.float32), width)
+    y_low, y_frac = _neighbors(tl.load(locations_ptr + 2 * sample + 1, mask=mask_q, other=-1.0).to(tl.float32), height)
     weight = tl.load(weights_ptr + sample, mask=mask_q, other=0.0).to(tl.float32)
-    return x_low, x_part, y_low, y_part, weight
+    return x_low, x_frac, y_low, y_frac, weight
 
 
 @triton.jit
-def _corner(x_low, x_part, y_low, y_part, H, W, corner: tl.constexpr):
-    """One of the four pixels around each point: its index in the level, its shares along x and y, and whether it exists."""
+def _corner(x_low, x_frac, y_low, y_frac, H, W, corner: tl.constexpr):
+    """Index in the level, shares along x and y, and existence of one of the four pixels around each point."""
     x, y = x_low + corner % 2, y_low + corner // 2
-    share_x = x_part if corner % 2 else 1.0 - x_part
-    share_y = y_part if corner // 2 else 1.0 - y_part
+    share_x = x_frac if corner % 2 else 1.0 - x_frac
+    share_y = y_frac if corner // 2 else 1.0 - y_frac
     return y * W + x, share_x, share_y, (x >= 0) & (x < W) & (y >= 0) & (y < H)
 
 
@@ -77,7 +76,7 @@ def _forward_kernel(
     value_ptr, locations_ptr, weights_ptr, out_ptr, level_shapes, S, Q, M,
     D: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """out[q] = sum over l, p, corners c of weight[q, l, p] * share[q, l, p, c] * value[corner(q, l, p, c)], for one head m."""
+    """out[q] = sum over l, p, corners c of weight[q, l, p] * share[q, l, p, c] * value[corner(q, l, p, c)]."""
     b, m, offs_q = _program(Q, M, BLOCK_Q)
     offs_d = tl.arange(0, BLOCK_D)
     mask_q, mask_d = offs_q < Q, offs_d < D
@@ -90,9 +89,9 @@ def _forward_kernel(
         H, W = tl.cast(height, tl.int32), tl.cast(width, tl.int32)
         for p in range(P):
             sample = rows * (L * P) + level * P + p
-            x_low, x_part, y_low, y_part, weight = _point(locations_ptr, weights_ptr, sample, mask_q, height, width)
+            x_low, x_frac, y_low, y_frac, weight = _point(locations_ptr, weights_ptr, sample, mask_q, height, width)
             for corner in tl.static_range(4):
-                pixel, share_x, share_y, inside = _corner(x_low, x_part, y_low, y_part, H, W, corner)
+                pixel, share_x, share_y, inside = _corner(x_low, x_frac, y_low, y_frac, H, W, corner)
                 offs = (start + pixel).to(tl.int64)[:, None] * (M * D) + offs_d[None, :]
                 value = tl.load(value_ptr + offs, mask=inside[:, None] & mask_d[None, :], other=0.0).to(tl.float32)
                 out += (weight * share_x * share_y)[:, None] * value
@@ -102,14 +101,15 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=["S", "Q", "M"])
 def _backward_kernel(
-    grad_ptr, value_ptr, locations_ptr, weights_ptr, grad_value_ptr, grad_locations_ptr, grad_weights_ptr, level_shapes, S, Q, M,
+    grad_ptr, value_ptr, locations_ptr, weights_ptr, grad_value_ptr, grad_locations_ptr, grad_weights_ptr,
+    level_shapes, S, Q, M,
     D: tl.constexpr, L: tl.constexpr, P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """grad_value[corner] += weight * share * grad[q] by atomic adds and, with dot = <grad[q], value[corner]>,
     grad_weight = sum over c of share * dot, grad_location = size * weight * sum over c of (d share / d position) * dot.
     """
     b, m, offs_q = _program(Q, M, BLOCK_Q)
-    # said to be contiguous by no more than an atomic add takes, so that loads and adds spread over the threads alike
+    # contiguous by the width of an atomic add only, so that loads and adds have the same layout
     offs_d = tl.max_contiguous(tl.arange(0, BLOCK_D), min(BLOCK_D, 4))
     mask_q, mask_d = offs_q < Q, offs_d < D
     rows = (b * Q + offs_q) * M + m
@@ -124,12 +124,12 @@ def _backward_kernel(
         H, W = tl.cast(height, tl.int32), tl.cast(width, tl.int32)
         for p in range(P):
             sample = rows * (L * P) + level * P + p
-            x_low, x_part, y_low, y_part, weight = _point(locations_ptr, weights_ptr, sample, mask_q, height, width)
+            x_low, x_frac, y_low, y_frac, weight = _point(locations_ptr, weights_ptr, sample, mask_q, height, width)
             grad_x = tl.zeros([BLOCK_Q], tl.float32)
             grad_y = tl.zeros([BLOCK_Q], tl.float32)
             grad_weight = tl.zeros([BLOCK_Q], tl.float32)
             for corner in tl.static_range(4):
-                pixel, share_x, share_y, inside = _corner(x_low, x_part, y_low, y_part, H, W, corner)
+                pixel, share_x, share_y, inside = _corner(x_low, x_frac, y_low, y_frac, H, W, corner)
                 offs = (start + pixel).to(tl.int64)[:, None] * (M * D) + offs_d[None, :]
                 mask = inside[:, None] & mask_d[None, :]
                 value = tl.load(value_ptr + offs, mask=mask, other=0.0).to(tl.float32)
@@ -147,38 +147,45 @@ def _backward_kernel(
 
 
 def launch_config(channels: int, element_bytes: int, *, backward: bool) -> dict[str, int]:
-    """Block sizes and warps for D channels of a precision.
+    """Choose block sizes and warps for D channels of values of 2 or 4 bytes.
 
-    Forward, a program has 4 warps and a thread holds 16 bytes of a corner, the widest load there is: 32 float32 channels
-    are 8 threads a query and 16 queries a program, 32 bfloat16 channels 4 threads and 32 queries. At 48 to 54 registers a
-    thread 36 or more warps fit on a multiprocessor of an H100 or H200, each with 4 loads under way, to hide the L2 cache's latency.
+    Forward, a program has 4 warps and a thread holds 16 bytes of a corner, the widest load: 32 float32 channels are 8
+    threads a query and 16 queries a program, 32 bfloat16 channels 4 threads and 32 queries. At 48 to 54 registers a
+    thread, 36 or more warps fit on a multiprocessor of an H100 or H200, each with 4 loads in flight to hide the
+    latency of the L2 cache.
 
-    Backward, a program is one warp, with 4 channels a thread whatever the precision, because an atomic add takes 16 bytes of
-    float32 there. The sums over channels then stay within a warp and nothing goes through shared memory or waits for other
-    warps, which with 4 warps costs 6 barriers a point; at 64 registers the 32 programs a multiprocessor can hold all fit.
-
-    Args:
-        channels: D.
-        element_bytes: size of an element of `value`, 2 or 4.
-        backward: for the backward kernel.
-
-    Returns:
-        BLOCK_Q, BLOCK_D and num_warps.
+    Backward, a program is one warp, with 4 channels a thread for any dtype, as an atomic add takes 16 bytes of float32.
+    Sums over channels then stay within a warp, without shared memory or barriers (with 4 warps, 6 a point); at 64
+    registers a thread, the 32 programs that a multiprocessor can hold all fit.
     """
     block_d = triton.next_power_of_2(channels)
     num_warps, elements = (1, 4) if backward else (4, 16 // element_bytes)
-    threads = max(2, block_d // elements)  # at 1 thread a query Triton would pass locations through shared memory
+    threads = max(2, block_d // elements)  # at 1 thread a query, locations go through shared memory
     return {"BLOCK_Q": max(1, 32 * num_warps // threads), "BLOCK_D": block_d, "num_warps": num_warps}
+
+
+def _launch(
+    kernel: Any, tensors: tuple[Tensor, ...], value: Tensor, locations: Tensor, shapes: LevelShapes, *, backward: bool
+) -> None:
+    """Start one program per block of queries, head and image."""
+    batch, n_pixels, heads, channels = value.shape
+    n_queries, n_points = locations.shape[1], locations.shape[4]
+    config = launch_config(channels, value.element_size(), backward=backward)
+    n_programs = batch * heads * triton.cdiv(n_queries, config["BLOCK_Q"])
+    if n_programs:
+        with torch.cuda.device(value.device) if value.is_cuda else nullcontext():
+            kernel[(n_programs,)](
+                *tensors, shapes, n_pixels, n_queries, heads, D=channels, L=len(shapes), P=n_points, **config
+            )  # fmt: skip
 
 
 @torch.compiler.disable(reason="torch.compile cannot trace a Triton kernel that takes a tuple")
 def deformable_attention_triton(
     value: Tensor, spatial_shapes: Sequence[tuple[int, int]], sampling_locations: Tensor, attention_weights: Tensor
 ) -> Tensor:
-    """Run the kernels; see `deformable_attention` for the contract, which the caller has checked."""
-    level_shapes = tuple(
-        (float(height), float(width)) for height, width in spatial_shapes
-    )  # Triton would compile anew for some integers
+    """Run the kernels on checked inputs; see `deformable_attention` for the contract."""
+    # floats, as Triton specializes kernels for some integers
+    level_shapes = tuple((float(height), float(width)) for height, width in spatial_shapes)
     out: Tensor = _DeformableAttention.apply(value, sampling_locations, attention_weights, level_shapes)
     return out
 
@@ -203,24 +210,3 @@ class _DeformableAttention(torch.autograd.Function):
         tensors = (grad.contiguous(), value, locations, weights, grad_value, grad_locations, grad_weights)
         _launch(_backward_kernel, tensors, value, locations, ctx.level_shapes, backward=True)
         return grad_value.to(value.dtype), grad_locations, grad_weights, None
-
-
-def _launch(
-    kernel: Any,
-    tensors: tuple[Tensor, ...],
-    value: Tensor,
-    locations: Tensor,
-    level_shapes: LevelShapes,
-    *,
-    backward: bool,
-) -> None:
-    """Start one program for each block of queries, head and image."""
-    batch, n_pixels, heads, channels = value.shape
-    n_queries, n_points = locations.shape[1], locations.shape[4]
-    config = launch_config(channels, value.element_size(), backward=backward)
-    n_programs = batch * heads * triton.cdiv(n_queries, config["BLOCK_Q"])
-    if n_programs:
-        with torch.cuda.device(value.device) if value.is_cuda else nullcontext():
-            kernel[(n_programs,)](
-                *tensors, level_shapes, n_pixels, n_queries, heads, D=channels, L=len(level_shapes), P=n_points, **config
-            )  # fmt: skip

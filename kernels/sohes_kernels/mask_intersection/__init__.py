@@ -1,9 +1,9 @@
-"""Pixels that two masks share, for all pairs of many masks at once, on masks packed into 64-bit words.
+"""Intersections in pixels of all pairs of masks packed into 64-bit words.
 
     intersection(a, b) = sum over words of popcount(a AND b)
 
-Suppression, coverage and recall all come from this one matrix. Packed, 1,000 masks of a 640 x 480 photograph
-take 38 MB, and a pair costs only the words in which both masks have pixels.
+Suppression, coverage and recall use this matrix. Packed, 1,000 masks of a 640 x 480 image take 38 MB, and a pair costs
+only the words in which both masks have pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Backend = Literal["auto", "cpu", "reference"]
 
 
 def pack_masks(masks: NDArray[np.bool_]) -> Packed:
-    """Pack boolean masks [N, P] into words, uint64 [N, ceil(P / 64)]; pixel p is bit p % 64 of word p // 64, bits past P are 0.
+    """Pack masks [N, P] into uint64 [N, ceil(P / 64)]: pixel p is bit p % 64 of word p // 64, bits past P are 0.
 
     Raises:
         ValueError: if `masks` is not boolean or not [N, P].
@@ -60,22 +60,18 @@ def mask_areas(packed: Packed) -> NDArray[np.int64]:
 
 
 def mask_intersections(a: Packed, b: Packed | None = None, *, backend: Backend = "auto") -> NDArray[np.int64]:
-    """Count the pixels shared by every mask of `a` with every mask of `b`.
+    """Count the common pixels of every mask of `a` and every mask of `b`, int64 [N, M].
 
     Args:
         a: packed masks, uint64 [N, W].
         b: packed masks of the same pixels, uint64 [M, W]; None for `a` itself.
         backend: "cpu" (numba), "reference" (a matrix product of the unpacked masks) or "auto", which is "cpu".
 
-    Returns:
-        Shared pixels, int64 [N, M].
-
     Raises:
         ValueError: if an array is not uint64 [N, W], the numbers of words differ or the backend is unknown.
     """
-    chosen = choose_backend(
-        "mask_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False
-    )
+    backends = {"cpu": can_always_run, "reference": can_always_run}
+    chosen = choose_backend("mask_intersection", backend, backends, is_on_gpu=False)
     for packed in (a,) if b is None else (a, b):
         _check_packed(packed)
     if b is not None and a.shape[1] != b.shape[1]:

@@ -1,13 +1,13 @@
 """Exact region merging on the CPU: an indexed binary heap of edges, compiled by numba.
 
-A merge changes the cosines of the merged region's own edges and of no others. A region with few neighbors has them all
-measured again at once. A region with many (a background that swallows patch after patch) hardly turns at a merge, so
-its edges keep upper bounds, and only a bound that reaches the top of the heap is replaced by the cosine itself:
+A merge changes the cosines of the merged region's edges only. With few neighbors, they are all measured again at once.
+With many (a background that absorbs patch after patch), the feature hardly turns at a merge, so its edges keep upper
+bounds, and only a bound that reaches the top of the heap is replaced by the cosine:
 
     angle(a', c) >= angle(a, c) - angle(a, a')
 
-The pair that merges next is always a measured one, no bound is above it, and bounds are strict, so the order of merges and the
-ties are those of the plain scan. The compiled code is cached on disk after its first use.
+The next pair to merge is always measured, no bound exceeds it, and bounds are strict, so the order of merges and ties
+equals that of the plain scan. The compiled code is cached on disk.
 """
 
 from __future__ import annotations
@@ -22,74 +22,51 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Records = NDArray[Any]  # structured arrays: numba reads the fields of an element as attributes
+    Sums = NDArray[np.float32]  # [R, C]
+    Heap = NDArray[np.int32]  # [E], edges
+    Merged = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]
 
 __all__ = ["merge_graph_cpu"]
 
 _NONE = -1
-_HALF_TURN = 3.2  # at least pi: nothing is known of the direction
+_HALF_TURN = 3.2  # at least pi: direction unknown
 _ABOVE_ALL = np.float32(2.0)
-_ROUNDING = 2.0**-24  # more than a cosine can lie above its float32
-_MARGIN = 1e-6  # far above the rounding of a float32 cosine, so that a bound is never equal to what it bounds
+_ROUNDING = 2.0**-24  # above the largest excess of a cosine over its float32
+_MARGIN = 1e-6  # far above the rounding of a float32 cosine, so that bounds are strict
 
-_REGION = np.dtype(
-    [
-        ("norm", np.float64),
-        ("turned", np.float64),  # angle from the anchor, 0 without one
-        ("reach", np.float64),  # angle from the anchor within which the bounds hold, 0 without one
-        ("anchor_norm", np.float64),
-        (
-            "anchor",
-            np.int32,
-        ),  # row of the sums with the direction that the bounds start from, or _NONE: few neighbors, no bounds
-        ("name", np.int32),  # lowest member
-        ("degree", np.int32),
-        ("first", np.int32),  # half-edge; half-edge 2e + s leaves end s of edge e
-        ("measured", np.int32),  # half-edge: the edges measured since an anchored region last changed
-        ("met", np.int32),  # the last merge whose two regions both had this neighbor
-    ],
-    align=True,
-)
-_HALF = np.dtype(
-    [
-        ("region", np.int32),
-        ("after", np.int32),
-        ("before", np.int32),
-        ("after_measured", np.int32),
-        ("listed", np.bool_),
-    ],
-    align=True,
-)
+_REGION = np.dtype([
+    ("norm", np.float64),
+    ("turned", np.float64),  # angle from the anchor, 0 without one
+    ("reach", np.float64),  # angle from the anchor within which the bounds hold, 0 without one
+    ("anchor_norm", np.float64),
+    ("anchor", np.int32),  # row of the sums with the direction of the bounds, or _NONE: few neighbors, no bounds
+    ("name", np.int32),  # lowest member
+    ("degree", np.int32),
+    ("first", np.int32),  # half-edge; half-edge 2e + s leaves end s of edge e
+    ("measured", np.int32),  # half-edge: list of edges measured since the anchored region last changed
+    ("met", np.int32),  # last merge whose two regions were both adjacent to this one
+], align=True)  # fmt: skip
+_HALF = np.dtype([
+    ("region", np.int32), ("after", np.int32), ("before", np.int32), ("after_measured", np.int32), ("listed", np.bool_)
+], align=True)  # fmt: skip
 _EDGE = np.dtype([("pair", np.int64), ("key", np.float32), ("slot", np.int32), ("measured", np.bool_)], align=True)
 
 _compiled = numba.njit(cache=True, nogil=True)
 
 
 def merge_graph_cpu(
-    sums: NDArray[np.float32],
-    pairs: NDArray[np.int64],
-    thresholds: NDArray[np.float32],
-    *,
-    many: int = 32,
-    reach: float = 0.002,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    sums: Sums, pairs: NDArray[np.int64], thresholds: NDArray[np.float32], *, many: int = 32, reach: float = 0.002
+) -> Merged:
     """Merge the regions of a graph in order of cosine similarity; see `merge_region_graph` for the contract.
 
-    Args:
-        sums: region features, float32 [R, C]; overwritten.
-        pairs: distinct adjacent pairs, the lower index first, int64 [E, 2].
-        thresholds: strictly decreasing, float32 [T].
-        many: neighbors from which on a region has bounds; this and the next change the speed only, and were measured.
-        reach: radians a region may turn before its bounds are raised.
-
-    Returns:
-        The lowest member of each region's merged region at each threshold, int64 [T, R]; the merged
-        pairs in order, int64 [M, 2]; their similarities, float32 [M].
+    Arguments and results as of `merge_graph_reference`; `sums` is overwritten. `many`, the least number of neighbors
+    of a region with bounds, and `reach`, the radians it may turn before they are raised, affect speed only; tuned.
     """
     return _merge(sums, pairs, thresholds, *_unmerged(len(sums), len(pairs)), many, reach)
 
 
-def _unmerged(n_regions: int, n_edges: int) -> tuple[Records, Records, Records, NDArray[np.int32]]:
-    """Regions, half-edges and edges before they are linked and measured, and a heap of the edges in any order."""
+def _unmerged(n_regions: int, n_edges: int) -> tuple[Records, Records, Records, Heap]:
+    """Create regions, half-edges and edges, neither linked nor measured, and an unordered heap of the edges."""
     regions = np.zeros(n_regions, _REGION)
     for field in ("anchor", "first", "measured", "met"):
         regions[field] = _NONE
@@ -100,8 +77,8 @@ def _unmerged(n_regions: int, n_edges: int) -> tuple[Records, Records, Records, 
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _dot(sums: NDArray[np.float32], a: int, b: int) -> float:
-    """Inner product of two rows: products exact in float64, summed there in the order that is fastest."""
+def _dot(sums: Sums, a: int, b: int) -> float:
+    """Inner product of two rows: exact products and their sum in float64, in any order of summation."""
     total = 0.0
     for c in range(sums.shape[1]):
         total += np.float64(sums[a, c]) * np.float64(sums[b, c])
@@ -109,8 +86,8 @@ def _dot(sums: NDArray[np.float32], a: int, b: int) -> float:
 
 
 @_compiled
-def _angle(sums: NDArray[np.float32], a: int, norm_a: float, b: int, norm_b: float) -> float:
-    """At least the angle between two rows, in radians."""
+def _angle(sums: Sums, a: int, norm_a: float, b: int, norm_b: float) -> float:
+    """Upper bound of the angle between two rows, in radians."""
     norms = norm_a * norm_b
     if norms == 0.0:
         return _HALF_TURN
@@ -120,7 +97,7 @@ def _angle(sums: NDArray[np.float32], a: int, norm_a: float, b: int, norm_b: flo
 
 @_compiled
 def _raised(key: float, angle: float) -> np.float32:
-    """More than the cosine can become when the two regions turn towards each other by `angle` in all."""
+    """Strict upper bound of the cosine after the two regions turn towards each other by `angle` in total."""
     cosine = np.float64(key) + _ROUNDING
     if angle >= math.pi or cosine >= math.cos(angle):
         return _ABOVE_ALL
@@ -130,14 +107,14 @@ def _raised(key: float, angle: float) -> np.float32:
 
 @_compiled
 def _precedes(edges: Records, e: int, f: int) -> bool:
-    """Whether edge e merges before edge f: the larger similarity, then the lower pair of regions."""
+    """True if edge e merges before edge f: larger similarity first, then lower pair of regions."""
     key_e, key_f = edges[e].key, edges[f].key
     return bool(key_e > key_f or (key_e == key_f and edges[e].pair < edges[f].pair))
 
 
 @_compiled
-def _sift_up(edges: Records, heap: NDArray[np.int32], i: int) -> int:
-    """Move the edge in slot i up to its place and return the slot."""
+def _sift_up(edges: Records, heap: Heap, i: int) -> int:
+    """Move the edge in slot i up the heap and return its new slot."""
     edge = heap[i]
     while i > 0:
         parent = (i - 1) >> 1
@@ -152,7 +129,7 @@ def _sift_up(edges: Records, heap: NDArray[np.int32], i: int) -> int:
 
 
 @_compiled
-def _sift_down(edges: Records, heap: NDArray[np.int32], i: int, size: int) -> None:
+def _sift_down(edges: Records, heap: Heap, i: int, size: int) -> None:
     edge = heap[i]
     while True:
         child = 2 * i + 1
@@ -170,8 +147,8 @@ def _sift_down(edges: Records, heap: NDArray[np.int32], i: int, size: int) -> No
 
 
 @_compiled
-def _remove(edges: Records, heap: NDArray[np.int32], e: int, size: int) -> int:
-    """Take an edge out of the heap and return the heap's new size."""
+def _remove(edges: Records, heap: Heap, e: int, size: int) -> int:
+    """Remove an edge from the heap and return the heap's new size."""
     i = edges[e].slot
     edges[e].measured = False
     size -= 1
@@ -183,7 +160,7 @@ def _remove(edges: Records, heap: NDArray[np.int32], e: int, size: int) -> int:
 
 @_compiled
 def _link(regions: Records, halves: Records, h: int, region: int) -> None:
-    """Let half-edge h leave a region."""
+    """Add half-edge h to a region."""
     first = regions[region].first
     halves[h].region, halves[h].after, halves[h].before = region, first, _NONE
     if first != _NONE:
@@ -194,7 +171,7 @@ def _link(regions: Records, halves: Records, h: int, region: int) -> None:
 
 @_compiled
 def _unlink(regions: Records, halves: Records, h: int) -> None:
-    """Take half-edge h off its region."""
+    """Remove half-edge h from its region."""
     after, before = halves[h].after, halves[h].before
     if after != _NONE:
         halves[after].before = before
@@ -206,8 +183,8 @@ def _unlink(regions: Records, halves: Records, h: int) -> None:
 
 
 @_compiled
-def _measure(sums: NDArray[np.float32], regions: Records, halves: Records, edges: Records, e: int) -> None:
-    """Make the cosine of an edge its key, and note the edge at the ends that are anchored."""
+def _measure(sums: Sums, regions: Records, halves: Records, edges: Records, e: int) -> None:
+    """Set the key of an edge to its cosine and list the edge at its anchored ends."""
     a, b = halves[2 * e].region, halves[2 * e + 1].region
     norms = regions[a].norm * regions[b].norm
     cosine = np.float32(_dot(sums, a, b) / norms) if norms > 0.0 else np.float32(0.0)
@@ -224,16 +201,8 @@ def _measure(sums: NDArray[np.float32], regions: Records, halves: Records, edges
 
 
 @_compiled
-def _remeasure(
-    sums: NDArray[np.float32],
-    regions: Records,
-    halves: Records,
-    edges: Records,
-    heap: NDArray[np.int32],
-    e: int,
-    size: int,
-) -> None:
-    """Measure an edge and move it to its place in the heap."""
+def _remeasure(sums: Sums, regions: Records, halves: Records, edges: Records, heap: Heap, e: int, size: int) -> None:
+    """Measure an edge and restore the order of the heap."""
     _measure(sums, regions, halves, edges, e)
     _sift_down(edges, heap, _sift_up(edges, heap, edges[e].slot), size)
 
@@ -249,26 +218,18 @@ def _forget_measured(regions: Records, halves: Records, region: int) -> None:
 
 
 @_compiled
-def _anchor(sums: NDArray[np.float32], regions: Records, u: int, row: int, reach: float) -> None:
-    """Let the bounds of region u start from its present direction, kept in a row of the sums that is no longer needed."""
+def _anchor(sums: Sums, regions: Records, u: int, row: int, reach: float) -> None:
+    """Anchor the bounds of region u at its current direction, stored in an unused row of the sums."""
     sums[row] = sums[u]
     regions[u].anchor, regions[u].anchor_norm = row, regions[u].norm
     regions[u].turned, regions[u].reach = 0.0, reach
 
 
 @_compiled
-def _loosen(
-    sums: NDArray[np.float32],
-    regions: Records,
-    halves: Records,
-    edges: Records,
-    heap: NDArray[np.int32],
-    u: int,
-    row: int,
-) -> None:
-    """Turn the keys of an anchored region that has changed into bounds that hold within reach of its anchor.
+def _loosen(sums: Sums, regions: Records, halves: Records, edges: Records, heap: Heap, u: int, row: int) -> None:
+    """Replace the keys of a changed anchored region by bounds that hold within reach of its anchor.
 
-    Beyond that reach the anchor moves: a bound for all directions around the old one is raised by the way to the new one.
+    Beyond that reach the anchor moves, and bounds around the old anchor are raised by the angle to the new one.
     """
     loosened = regions[u].turned + regions[u].reach
     turned = _angle(sums, u, regions[u].norm, regions[u].anchor, regions[u].anchor_norm)
@@ -307,7 +268,7 @@ def _is_adjacent(regions: Records, halves: Records, a: int, b: int) -> bool:
 
 @_compiled
 def _meet_shared(regions: Records, halves: Records, u: int, v: int, merge: int) -> None:
-    """Mark the neighbors of v that are neighbors of u too, by way of u's list or of the neighbors' lists, the shorter way."""
+    """Mark the common neighbors of u and v from u's list or from the lists of v's neighbors, the shorter scan."""
     length = 0
     h = regions[v].first
     while h != _NONE:
@@ -329,19 +290,10 @@ def _meet_shared(regions: Records, halves: Records, u: int, v: int, merge: int) 
 
 @_compiled
 def _absorb(
-    sums: NDArray[np.float32],
-    regions: Records,
-    halves: Records,
-    edges: Records,
-    heap: NDArray[np.int32],
-    u: int,
-    v: int,
-    merge: int,
-    size: int,
-    many: int,
-    reach: float,
-) -> int:
-    """Add region v to region u, with its edges; returns the heap's new size."""
+    sums: Sums, regions: Records, halves: Records, edges: Records, heap: Heap,
+    u: int, v: int, merge: int, size: int, many: int, reach: float,
+) -> int:  # fmt: skip
+    """Add region v and its edges to region u; return the heap's new size."""
     has_many = regions[u].degree + regions[v].degree >= many
     for c in range(sums.shape[1]):
         sums[u, c] += sums[v, c]
@@ -376,16 +328,9 @@ def _absorb(
 
 @_compiled
 def _merge(
-    sums: NDArray[np.float32],
-    pairs: NDArray[np.int64],
-    thresholds: NDArray[np.float32],
-    regions: Records,
-    halves: Records,
-    edges: Records,
-    heap: NDArray[np.int32],
-    many: int,
-    reach: float,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    sums: Sums, pairs: NDArray[np.int64], thresholds: NDArray[np.float32],
+    regions: Records, halves: Records, edges: Records, heap: Heap, many: int, reach: float,
+) -> Merged:  # fmt: skip
     n_regions, size = sums.shape[0], pairs.shape[0]
     for r in range(n_regions):
         regions[r].norm = math.sqrt(_dot(sums, r, r))
@@ -418,6 +363,6 @@ def _merge(
             _unlink(regions, halves, 2 * e + 1)
             size = _absorb(sums, regions, halves, edges, heap, u, v, n_merges, size, many, reach)
             n_merges += 1
-        for r in range(n_regions):  # parents are lower, so one pass settles every root
+        for r in range(n_regions):  # parents have lower indices, so one pass finds every root
             roots[t, r] = r if parents[r] == r else roots[t, parents[r]]
     return roots, merged[:n_merges].copy(), similarities[:n_merges].copy()

@@ -1,21 +1,22 @@
-"""Exact region merging on a GPU: a program an image, so a batch of images is one launch; the merges are those of the plain scan.
+"""Exact region merging on a GPU: one program per image, one launch per batch; the merges of the plain scan.
 
-An image's edges lie in two arrays: `pairs`, the regions that an edge joins as low << 16 | high, and `keys`, its cosine. A merge of
-a and b is one pass over them: it finds the edges of a and b and, among all others, the best one. Then the edges of the
-new region are measured, 16 at a time: float32 sums, products and their sums in float64, the cosine rounded to
-float32, as on the CPU. Keys and pairs packed into one integer order the edges, ties included, so that a maximum finds the next merge.
+Two arrays hold the edges of an image: `pairs`, the joined regions as low << 16 | high, and `keys`, the cosine. A merge
+of a and b is one pass over them: it finds the edges of a and b and, among all others, the best one. Then the edges of
+the new region are measured, 16 at a time: float32 sums, products and their sums in float64, the cosine rounded to
+float32, as on the CPU. Key and pair packed into one integer order the edges, ties included: a maximum finds the next
+merge.
 
-A region with many edges (a background that swallows patch after patch) hardly turns at a merge, so its edges keep upper
-bounds instead, and only bounds above the best cosine are replaced by the cosine itself:
+A region with many edges (a background that absorbs patch after patch) hardly turns at a merge, so its edges keep upper
+bounds, and only bounds above the best cosine are replaced by the cosine:
 
-    angle(a', c) >= angle(a, c) - angle(a, a')    =>    key' = key cos(angle(a, a')) + sqrt(1 - key^2) sin(angle(a, a'))
+    angle(a', c) >= angle(a, c) - angle(a, a')   =>   key' = key cos(angle(a, a')) + sqrt(1 - key^2) sin(angle(a, a'))
 
-The sign bit of a pair says that its key is a bound. Scratch memory is global and private to a program; `tl.debug_barrier` stands
-between what some of its threads write and others read.
+The sign bit of a pair marks its key as a bound. Scratch memory is global and private to a program; `tl.debug_barrier`
+separates writes of some threads from reads by others.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
-# reason: the arguments of a kernel are Triton's pointers and scalars, which have no types in Python
+# reason: kernel arguments are Triton pointers and scalars, which have no Python types
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_CHANNELS", "MAX_REGIONS", "merge_graphs_triton"]
 
-MAX_REGIONS = 2**15 - 1  # of an image: two indices and a bit make 32 bits, and one pair is set aside
+MAX_REGIONS = 2**15 - 1  # of an image: two indices and a bit make 32 bits; one pair is reserved
 MAX_CHANNELS = 2**12  # a thread holds its share of two rows at a time
 
 _DEAD_PAIR = tl.constexpr(2**31 - 1)  # joins no two regions
@@ -39,48 +40,46 @@ _DEAD_KEY = tl.constexpr(-4.0)
 _ABOVE_ALL = tl.constexpr(2.0)
 _NOTHING = tl.constexpr(-(2**63))
 _NO_MERGE = tl.constexpr(-1)
-_ROUNDING = tl.constexpr(2e-7)  # more than a cosine can lie above the float32 that it is rounded to
-_MARGIN = tl.constexpr(
-    1e-6
-)  # more than the rounding of a bound's formula, so that a bound is never equal to what it bounds
-_PRECISION = tl.constexpr(2.3e-16)  # of a float64 inner product of unit vectors, a channel
+_ROUNDING = tl.constexpr(2e-7)  # above the largest excess of a cosine over its float32
+_MARGIN = tl.constexpr(1e-6)  # above the rounding of the formula, so that bounds are strict
+_PRECISION = tl.constexpr(2.3e-16)  # per channel, of a float64 inner product of unit vectors
 
 
 @triton.jit
 def _order_of(key):
-    """An integer that orders as the float32 does."""
+    """Integer with the order of the float32."""
     bits = key.to(tl.int32, bitcast=True)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
 def _key_of(packed):
-    """The float32 in the upper half of a packed integer."""
+    """Float32 in the upper half of a packed integer."""
     order = (packed >> 32).to(tl.int32)
     return (order ^ ((order >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _packed(key, low_bits):
-    """Key and 32 more bits as one integer that orders by the key first, int64."""
+    """Key and 32 more bits as one integer, ordered by the key first, int64."""
     return (_order_of(key).to(tl.int64) << 32) | low_bits.to(tl.int64)
 
 
 @triton.jit
 def _ends(pair):
-    """The two regions of a pair, the lower first."""
+    """Regions of a pair, the lower first."""
     return (pair >> 16) & 0x7FFF, pair & 0xFFFF
 
 
 @triton.jit
 def _pair_of(x, y):
-    """Two regions as the pair that joins them."""
+    """Pair of two regions."""
     return (tl.minimum(x, y) << 16) | tl.maximum(x, y)
 
 
 @triton.jit
 def _inner_products(sums_ptr, rows_x, rows_y, mask, C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
-    """<sums[rows_x[n]], sums[rows_y[n]]>, float64 [BLOCK_N]; one row in `rows_x` serves all."""
+    """products[n] = <sums[rows_x[n]], sums[rows_y[n]]>, float64 [BLOCK_N]; `rows_x` may be a single row."""
     products = tl.zeros((BLOCK_N, BLOCK_C), tl.float64)
     for start in tl.static_range(0, C, BLOCK_C):
         offs_c = start + tl.arange(0, BLOCK_C)
@@ -93,14 +92,14 @@ def _inner_products(sums_ptr, rows_x, rows_y, mask, C: tl.constexpr, BLOCK_N: tl
 
 @triton.jit
 def _cosine(product, norms):
-    """The rounded cosine, 0 for a feature that is zero, never a negative zero."""
+    """cosine = float32(product / norms), 0 for a zero feature, never a negative zero."""
     cosine = (product / tl.where(norms > 0, norms, 1.0)).to(tl.float32)
     return tl.where((norms > 0) & (cosine != 0), cosine, 0.0)
 
 
 @triton.jit
 def _raised(key, cosine, sine):
-    """More than a cosine of at most `key` can become when one of its vectors turns by the angle of that cosine and sine."""
+    """bound = key cosine + sqrt(1 - key^2) sine + margin: a cosine of at most `key` after one vector turns."""
     key += _ROUNDING
     bound = key * cosine + tl.sqrt(tl.maximum((1 - key) * (1 + key), 0.0)) * sine + _MARGIN
     return tl.where(key >= cosine, _ABOVE_ALL, bound)
@@ -112,9 +111,8 @@ def _norms_kernel(sums_ptr, norms_ptr, n_rows, C: tl.constexpr, BLOCK_N: tl.cons
     offs_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     mask_n = offs_n < n_rows
     rows = tl.where(mask_n, offs_n, 0)
-    tl.store(
-        norms_ptr + offs_n, tl.sqrt(_inner_products(sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)), mask=mask_n
-    )
+    squares = _inner_products(sums_ptr, rows, rows, mask_n, C, BLOCK_N, BLOCK_C)
+    tl.store(norms_ptr + offs_n, tl.sqrt(squares), mask=mask_n)
 
 
 @triton.jit(do_not_specialize=["n_blocks"])
@@ -122,7 +120,7 @@ def _measure_kernel(
     sums_ptr, norms_ptr, pairs_ptr, keys_ptr, row_starts_ptr, edge_starts_ptr, n_blocks,
     C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """keys[e] = cosine of the two regions of edge e, BLOCK_N edges of one image a program."""
+    """keys[e] = cosine of the two regions of edge e; a program takes BLOCK_N edges of one image."""
     image, block = (tl.program_id(0) // n_blocks).to(tl.int64), (tl.program_id(0) % n_blocks).to(tl.int64)
     row_start, edge_start = tl.load(row_starts_ptr + image), tl.load(edge_starts_ptr + image)
     offs_e = edge_start + block * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -136,14 +134,14 @@ def _measure_kernel(
 
 @triton.jit
 def _leaders(best, bounds, key, pair, offs_e):
-    """The best measured edge and the largest bound so far at each place of a block, after one more block."""
+    """Update the best measured edge and the largest bound per element of a block with one more block."""
     best = tl.maximum(best, tl.where(pair >= 0, _packed(key, pair ^ _DEAD_PAIR), _NOTHING))
     return best, tl.maximum(bounds, tl.where(pair < 0, _packed(key, offs_e), _NOTHING))
 
 
 @triton.jit
 def _largest(bounds, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The largest of each of BLOCK_N shares of the bounds."""
+    """Reduce BLOCK_E bounds to the maxima of BLOCK_N groups."""
     return tl.max(tl.reshape(bounds, (BLOCK_N, BLOCK_E // BLOCK_N)), 1)
 
 
@@ -154,12 +152,12 @@ def _scan(
 ):  # fmt: skip
     """Pass over the edges before b joins a; `larger` is the one of the two with more edges.
 
-    The edge between a and b dies. The neighbors of `larger` get the mark `merge`; with bounds, its edges get new ends and raised
-    keys. All other edges of a and b are listed.
+    The edge between a and b is removed. The neighbors of `larger` get the mark `merge`; with bounds, its edges get new
+    ends and raised keys. All other edges of a and b are listed.
 
     Returns:
-        The number of listed edges; the best of the measured edges that are not listed, its key packed with pair ^ _DEAD_PAIR;
-        and BLOCK_N bounds, among them the largest, their keys packed with the index of the edge.
+        The number of listed edges; the best measured edge not listed, its key packed with pair ^ _DEAD_PAIR; and
+        BLOCK_N bounds including the largest, their keys packed with the index of the edge.
     """
     best = tl.full((BLOCK_E,), _NOTHING, tl.int64)
     bounds = tl.full((BLOCK_E,), _NOTHING, tl.int64)
@@ -194,7 +192,7 @@ def _scan(
 
 @triton.jit
 def _rescan(pairs_ptr, keys_ptr, n_edges, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The best of the measured edges, and BLOCK_N bounds, among them the largest, both packed as by `_scan`."""
+    """Find the best measured edge and BLOCK_N bounds including the largest, both packed as by `_scan`."""
     best = tl.full((BLOCK_E,), _NOTHING, tl.int64)
     bounds = tl.full((BLOCK_E,), _NOTHING, tl.int64)
     for start in range(0, n_edges, BLOCK_E):
@@ -211,10 +209,10 @@ def _measure_listed(
     sums_ptr, norms_ptr, pairs_ptr, keys_ptr, marks_ptr, list_ptr, n_listed, a, b, norm, larger, merge, best,
     C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Give the listed edges their new ends and cosines; one to a marked neighbor, which `larger` had an edge to as well, dies.
+    """Set the new ends and cosines of the listed edges; remove edges to marked neighbors, which `larger` has already.
 
     Returns:
-        How many died, and the better of `best` and the best of the listed edges.
+        The number of removed edges, and the better of `best` and the best listed edge.
     """
     n_dead = tl.zeros((), tl.int32)
     for start in range(0, n_listed, BLOCK_N):
@@ -229,7 +227,7 @@ def _measure_listed(
         key = _cosine(product, norm * tl.load(norms_ptr + neighbor, mask=is_alive, other=0.0))
         key = tl.where(is_alive, key, _DEAD_KEY)
         pair = tl.where(is_alive, _pair_of(a, neighbor), _DEAD_PAIR)
-        tl.debug_barrier()  # every warp may have read what one writes
+        tl.debug_barrier()  # all warps read before one writes
         tl.store(keys_ptr + edge, key, mask=mask_n)
         tl.store(pairs_ptr + edge, pair, mask=mask_n)
         n_dead += tl.sum((mask_n & (is_alive == 0)).to(tl.int32), 0)
@@ -239,17 +237,10 @@ def _measure_listed(
 
 @triton.jit
 def _measure_bounds(
-    sums_ptr,
-    norms_ptr,
-    pairs_ptr,
-    keys_ptr,
-    bounds,
-    best,
-    C: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """Replace those of the bounds that are above the best key by the cosines."""
+    sums_ptr, norms_ptr, pairs_ptr, keys_ptr, bounds, best,
+    C: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Replace the bounds above the best key by the cosines."""
     mask_n = (bounds >> 32) > (best >> 32)
     edge = tl.where(mask_n, bounds & 0xFFFFFFFF, 0).to(tl.int32)
     pair = tl.load(pairs_ptr + edge, mask=mask_n, other=0) & _DEAD_PAIR
@@ -263,17 +254,17 @@ def _measure_bounds(
 
 @triton.jit
 def _drop_dead(pairs_ptr, keys_ptr, n_edges, BLOCK_E: tl.constexpr):
-    """Move the edges that live to the front; returns their number."""
+    """Move the remaining edges to the front; return their number."""
     n_alive = tl.zeros((), tl.int32)
     for start in range(0, n_edges, BLOCK_E):
         offs_e = start + tl.arange(0, BLOCK_E)
         pair = tl.load(pairs_ptr + offs_e, mask=offs_e < n_edges, other=_DEAD_PAIR)
         key = tl.load(keys_ptr + offs_e, mask=offs_e < n_edges, other=_DEAD_KEY)
         is_alive = pair != _DEAD_PAIR
-        place = n_alive + tl.cumsum(is_alive.to(tl.int32), 0) - 1  # never after what is still to be read
+        slot = n_alive + tl.cumsum(is_alive.to(tl.int32), 0) - 1  # never beyond the blocks already read
         tl.debug_barrier()
-        tl.store(pairs_ptr + place, pair, mask=is_alive)
-        tl.store(keys_ptr + place, key, mask=is_alive)
+        tl.store(pairs_ptr + slot, pair, mask=is_alive)
+        tl.store(keys_ptr + slot, key, mask=is_alive)
         n_alive += tl.sum(is_alive.to(tl.int32), 0)
     tl.debug_barrier()
     return n_alive
@@ -286,7 +277,7 @@ def _merge_kernel(
     row_starts_ptr, edge_starts_ptr, thresholds_ptr, counts_ptr, n_thresholds, many, round_cost,
     C: tl.constexpr, BLOCK_ROW: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """merged[m], similarities[m]: pair and cosine of an image's merge m; counts[t]: its merges down to thresholds[t]."""
+    """merged[m], similarities[m] = pair, cosine of merge m of an image; counts[t] = merges down to thresholds[t]."""
     image = tl.program_id(0).to(tl.int64)
     row_start, edge_start = tl.load(row_starts_ptr + image), tl.load(edge_starts_ptr + image)
     n_edges = (tl.load(edge_starts_ptr + image + 1) - edge_start).to(tl.int32)
@@ -299,9 +290,7 @@ def _merge_kernel(
     pairs_ptr += edge_start
     keys_ptr += edge_start
     list_ptr += edge_start
-    offs_c = tl.arange(0, BLOCK_ROW)[
-        None, :
-    ]  # of another shape than a block of edges, which would else get the same layout
+    offs_c = tl.arange(0, BLOCK_ROW)[None, :]  # 2-D, or blocks of edges would get the same layout
     mask_c = offs_c < C
 
     n_alive, n_merges = n_edges, tl.zeros((), tl.int32)
@@ -335,26 +324,14 @@ def _merge_kernel(
                 turn = tl.minimum(tl.maximum(turn, -1.0), 1.0)
                 cosine, sine = turn.to(tl.float32), tl.sqrt((1 - turn) * (1 + turn)).to(tl.float32)
             n_listed, best, bounds = _scan(
-                pairs_ptr,
-                keys_ptr,
-                marks_ptr,
-                list_ptr,
-                n_edges,
-                a,
-                b,
-                larger,
-                n_merges,
-                has_bounds,
-                cosine,
-                sine,
-                BLOCK_E,
-                BLOCK_N,
-            )
+                pairs_ptr, keys_ptr, marks_ptr, list_ptr, n_edges, a, b, larger, n_merges, has_bounds, cosine, sine,
+                BLOCK_E, BLOCK_N,
+            )  # fmt: skip
             tl.debug_barrier()
             tl.store(norms_ptr + a, norm)
             n_dead, best = _measure_listed(
-                sums_ptr, norms_ptr, pairs_ptr, keys_ptr, marks_ptr, list_ptr, n_listed, a, b, norm, larger, n_merges, best,
-                C, BLOCK_N, BLOCK_C,
+                sums_ptr, norms_ptr, pairs_ptr, keys_ptr, marks_ptr, list_ptr, n_listed,
+                a, b, norm, larger, n_merges, best, C, BLOCK_N, BLOCK_C,
             )  # fmt: skip
             tl.store(degrees_ptr + a, n_listed - n_dead + tl.where(has_bounds, tl.maximum(degree_a, degree_b), 0))
             tl.debug_barrier()
@@ -365,7 +342,7 @@ def _merge_kernel(
                 tl.debug_barrier()
                 best, bounds = _rescan(pairs_ptr, keys_ptr, n_edges, BLOCK_E, BLOCK_N)
             if has_bounds & (n_rounds * round_cost > degree):
-                many = 2 * degree  # bounds as close as these do not pay; tried again when the region has grown
+                many = 2 * degree  # bounds this close do not pay; retry when the region has grown
             n_merges += 1
             n_alive -= 1 + n_dead
             if (n_edges > BLOCK_E) & (2 * n_alive < n_edges):
@@ -374,52 +351,37 @@ def _merge_kernel(
 
 
 def launch_config(channels: int) -> dict[str, Any]:
-    """Block sizes and warps of the merging kernel for C channels.
+    """Choose block sizes and warps of the merging kernel for C channels.
 
-    A program, of the smaller kernels too, has 8 warps, so that BLOCK_E edges are 4 a thread and BLOCK_N x BLOCK_C products of neighbors 8
-    in float64. With 128 registers a thread two programs fit on a multiprocessor of an A100, H100 or H200; longer rows than 1,024
+    With 8 warps, in the smaller kernels too, a thread has 4 of BLOCK_E edges and 8 of BLOCK_N x BLOCK_C products. With
+    128 registers a thread, two programs fit on a multiprocessor of an A100, H100 or H200; rows of more than 1,024
     channels need more.
     """
     row = triton.next_power_of_2(channels)
-    return {
-        "BLOCK_ROW": row,
-        "BLOCK_E": 1024,
-        "BLOCK_N": 16,
-        "BLOCK_C": min(row, 128),
-        "num_warps": 8,
-        "maxnreg": 128 if row <= 1024 else None,
-    }
+    blocks = {"BLOCK_ROW": row, "BLOCK_E": 1024, "BLOCK_N": 16, "BLOCK_C": min(row, 128)}
+    return blocks | {"num_warps": 8, "maxnreg": 128 if row <= 1024 else None}
 
 
 def merge_graphs_triton(
-    sums: Tensor,
-    pairs: Tensor,
-    row_starts: Tensor,
-    edge_starts: Tensor,
-    thresholds: Tensor,
-    *,
-    most_edges: int,
-    many: int = 64,
-    round_cost: int = 32,
-    **blocks: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge the regions of B graphs in order of cosine similarity, all at once; see `merge_region_graphs` for the contract.
+    sums: Tensor, pairs: Tensor, row_starts: Tensor, edge_starts: Tensor, thresholds: Tensor, *,
+    most_edges: int, many: int = 64, round_cost: int = 32, **blocks: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Merge the regions of B graphs in one launch; see `merge_region_graphs` for the contract.
 
     Args:
-        sums: region features of one graph after the other, contiguous float32 [N, C]; overwritten.
-        pairs: distinct adjacent pairs of each graph's own indices, int32 [E] of low << 16 | high; overwritten.
+        sums: concatenated region features of the graphs, contiguous float32 [N, C]; overwritten.
+        pairs: distinct adjacent pairs in each graph's indices, int32 [E] of low << 16 | high; overwritten.
         row_starts: first row of each graph, and N, int64 [B + 1].
         edge_starts: first edge of each graph, and E, int64 [B + 1].
         thresholds: strictly decreasing, float32 [T].
-        most_edges: of any graph.
-        many: edges from which on a region's have bounds; this and what follows change the speed only.
-        round_cost: how many edges are measured in the time of one round of replacing bounds: a region whose bounds take more
-            time than its edges goes without until it has twice as many.
-        blocks: sizes and warps instead of those of `launch_config`; a thread must have an edge of its own, as scratch memory
-            that several would write is not guarded.
+        most_edges: largest number of edges of a graph.
+        many: least number of edges of a region with bounds; affects speed only, as do the next two.
+        round_cost: edges measured in the time of one round of replacing bounds: a region whose bounds cost more than
+            its edges has none until it has twice as many edges.
+        blocks: overrides of `launch_config`; at least one edge per thread, as threads must not share scratch memory.
 
     Returns:
-        The merges of graph b from row_starts[b] on, int32 [N] of low << 16 | high; their similarities, float32 [N];
+        Merges of graph b from row_starts[b] on, int32 [N] of low << 16 | high; their similarities, float32 [N];
         and the number of merges of each graph down to each threshold, int32 [B, T].
 
     Raises:
@@ -429,9 +391,8 @@ def merge_graphs_triton(
     n_graphs = len(row_starts) - 1
     config = launch_config(channels) | blocks
     if config["BLOCK_E"] < 32 * config["num_warps"]:
-        raise ValueError(
-            f"BLOCK_E must be at least 32 times num_warps, not {config['BLOCK_E']} for {config['num_warps']}"
-        )
+        block_e, num_warps = config["BLOCK_E"], config["num_warps"]
+        raise ValueError(f"BLOCK_E must be at least 32 times num_warps, not {block_e} for {num_warps}")
     tile = {"C": channels, **{name: config[name] for name in ("BLOCK_N", "BLOCK_C", "num_warps")}}
     norms = sums.new_empty(n_rows, dtype=torch.float64)
     keys, listed = torch.empty_like(pairs, dtype=torch.float32), torch.empty_like(pairs)

@@ -1,9 +1,9 @@
-"""Pixels that masks share, for all pairs of two sets of run-length masks of one image, without decoding them to pixels.
+"""Intersections in pixels of all pairs of two sets of run-length masks of one image, without decoding them.
 
     intersection(a, b) = sum over runs [s, e) of a of C_b(e) - C_b(s),  C_b(p) = pixels of b before pixel p
 
-With the running count C_b at hand a run costs two look-ups, whatever its length, and a pair of masks costs the runs of one. COCO's masks
-come as runs, so scores of 1,000 masks against 50 need neither 1,000 decoded masks nor 50,000 walks over two run lists.
+Given the running count C_b, a run of any length costs two look-ups, and a pair of masks the runs of one. COCO stores
+runs: 1,000 masks against 50 need neither 1,000 decoded masks nor 50,000 merges of two run lists.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from sohes_kernels.dispatch import can_always_run, choose_backend
+from sohes_kernels.run_intersection.checks import MOST_PIXELS, check_runs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,23 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["MOST_PIXELS", "RunBackend", "RunMasks", "run_intersections"]
 
 RunBackend = Literal["auto", "cpu", "reference"]
-MOST_PIXELS = 2**31 - 1
-"""Of one image, so that pixels can be counted in 32 bits."""
 
 
 @dataclass(frozen=True)
 class RunMasks:
-    """N masks of one image as the intervals of pixels that they hold, pixels counted column by column.
+    """N masks of one image as intervals of pixels in column-major order.
 
     Args:
-        starts: first pixel of each interval, int64 [K], within a mask ascending.
-        ends: one past its last pixel, int64 [K], more than the start and at most the next start of the same mask.
-        offsets: mask n holds the intervals offsets[n] to offsets[n + 1] - 1, int64 [N + 1].
+        starts: first pixel of each interval, int64 [K], ascending within a mask.
+        ends: one past its last pixel, int64 [K], above the start and at most the next start of the same mask.
+        offsets: mask n has the intervals offsets[n] to offsets[n + 1] - 1, int64 [N + 1].
         height: rows of the image.
         width: columns of the image; height * width is at most `MOST_PIXELS`.
 
     Raises:
-        ValueError: if a dtype, a length, the order of the intervals or the size of the image is not as said above.
+        ValueError: if a dtype, a length, the order of the intervals or the size of the image differs from the above.
     """
 
     starts: NDArray[np.int64]
@@ -47,41 +46,19 @@ class RunMasks:
     width: int
 
     def __post_init__(self) -> None:
-        if self.height < 0 or self.width < 0 or self.height * self.width > MOST_PIXELS:
-            raise ValueError(f"an image must have 0 to {MOST_PIXELS} pixels, not {self.height} x {self.width}")
-        for name in ("starts", "ends", "offsets"):
-            array = getattr(self, name)
-            if array.dtype != np.int64 or array.ndim != 1:
-                raise ValueError(f"{name} must be a vector of int64, not {array.dtype} of shape {array.shape}")
-        rises = len(self.offsets) > 0 and self.offsets[0] == 0 and bool((np.diff(self.offsets) >= 0).all())
-        if not rises or not len(self.starts) == len(self.ends) == self.offsets[-1]:
-            raise ValueError("offsets must rise from 0 to the number of intervals")
-        # the end of one mask may lie behind the start of the next
-        is_inner = np.ones(max(len(self.starts) - 1, 0), bool)
-        borders = self.offsets[1:-1]
-        is_inner[borders[(borders > 0) & (borders < len(self.starts))] - 1] = False
-        ordered = (self.starts < self.ends).all() and (self.ends[:-1] <= self.starts[1:])[is_inner].all()
-        inside = not len(self.starts) or (self.starts.min() >= 0 and self.ends.max() <= self.height * self.width)
-        if not ordered or not inside:
-            raise ValueError(
-                f"intervals must be ascending, apart and within the {self.height * self.width} pixels of the image"
-            )
+        check_runs(self)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def areas(self) -> NDArray[np.int64]:
-        """Pixels of each mask, int64 [N]."""
+        """Count the pixels of each mask, int64 [N]."""
         before = np.concatenate(([0], np.cumsum(self.ends - self.starts)))
         areas: NDArray[np.int64] = np.diff(before[self.offsets])
         return areas
 
     def __getitem__(self, index: NDArray[np.int64]) -> RunMasks:
-        """The masks at these positions, in this order; as in NumPy, -1 is the last one.
-
-        Raises:
-            IndexError: if there is no mask at a position.
-        """
+        """Select masks by NumPy indexing, so that -1 is the last; IndexError for an index out of range."""
         index = np.arange(len(self))[index]
         lengths = np.diff(self.offsets)[index]
         offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
@@ -90,26 +67,21 @@ class RunMasks:
 
 
 def run_intersections(a: RunMasks, b: RunMasks, *, backend: RunBackend = "auto") -> NDArray[np.int64]:
-    """Count the pixels shared by every mask of `a` with every mask of `b`.
+    """Count the common pixels of every mask of `a` and every mask of `b`, int64 [N, M].
 
     Args:
-        a: N masks; the cost grows with their runs times M.
-        b: M masks of the same image; the cost grows with their boxes.
+        a: N masks; the cost is linear in their runs times M.
+        b: M masks of the same image; the cost is linear in their spans.
         backend: "cpu" (numba), "reference" (a matrix product of the decoded masks) or "auto", which is "cpu".
-
-    Returns:
-        Shared pixels, int64 [N, M].
 
     Raises:
         ValueError: if the masks are of images of different sizes, or the backend is unknown.
     """
-    chosen = choose_backend(
-        "run_intersection", backend, {"cpu": can_always_run, "reference": can_always_run}, is_on_gpu=False
-    )
+    backends = {"cpu": can_always_run, "reference": can_always_run}
+    chosen = choose_backend("run_intersection", backend, backends, is_on_gpu=False)
     if (a.height, a.width) != (b.height, b.width):
-        raise ValueError(
-            f"masks of {a.height} x {a.width} and of {b.height} x {b.width} pixels belong to different images"
-        )
+        sizes = f"{a.height} x {a.width} and of {b.height} x {b.width}"
+        raise ValueError(f"masks of {sizes} pixels belong to different images")
     if chosen == "reference":
         from sohes_kernels.run_intersection.reference import run_intersections_reference
 

@@ -10,6 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Integers = NDArray[np.int64]
+
 __all__ = ["intersections"]
 
 _compiled = numba.njit(cache=True, nogil=True)
@@ -17,15 +19,10 @@ _compiled = numba.njit(cache=True, nogil=True)
 
 @_compiled
 def intersections(
-    starts_a: NDArray[np.int64],
-    ends_a: NDArray[np.int64],
-    offsets_a: NDArray[np.int64],
-    starts_b: NDArray[np.int64],
-    ends_b: NDArray[np.int64],
-    offsets_b: NDArray[np.int64],
-    height: int,
-) -> NDArray[np.int64]:
-    """Shared pixels of every mask of a with every mask of b, int64 [N, M]; masks as in `RunMasks`, of images of this height."""
+    starts_a: Integers, ends_a: Integers, offsets_a: Integers,
+    starts_b: Integers, ends_b: Integers, offsets_b: Integers, height: int,
+) -> Integers:  # fmt: skip
+    """Count the common pixels of every mask of a and of b, int64 [N, M], as in `RunMasks` of images of this height."""
     n_a, n_b = offsets_a.shape[0] - 1, offsets_b.shape[0] - 1
     rows_a, rows_b = _row_spans(starts_a, ends_a, offsets_a, height), _row_spans(starts_b, ends_b, offsets_b, height)
     shared = np.zeros((n_a, n_b), np.int64)
@@ -45,12 +42,10 @@ def intersections(
 
 
 @_compiled
-def _counted(
-    starts: NDArray[np.int64], ends: NDArray[np.int64], counts: NDArray[np.int32], first: int, last: int
-) -> int:
-    """Pixels of the intervals in the other mask, which lies in first..last - 1 and has `counts` pixels before each of these."""
+def _counted(starts: Integers, ends: Integers, counts: NDArray[np.int32], first: int, last: int) -> int:
+    """Count the intervals' pixels in the other mask, with running counts [last - first + 1] from pixel `first` on."""
     low, high = 0, starts.shape[0]
-    while low < high:  # the first interval that ends behind `first`
+    while low < high:  # first interval that ends after `first`
         middle = (low + high) // 2
         if ends[middle] > first:
             high = middle
@@ -66,7 +61,7 @@ def _counted(
 
 @_compiled
 def _running_counts(starts: NDArray[np.int64], ends: NDArray[np.int64], counts: NDArray[np.int32]) -> None:
-    """Fill counts[p] with the mask's pixels among the first p from its first one on, up to its end."""
+    """counts[p] = pixels of the mask among the p pixels from its first one on, up to its end."""
     first, count = starts[0], 0
     for k in range(starts.shape[0]):
         for p in range(starts[k] - first, ends[k] - first):
@@ -78,7 +73,7 @@ def _running_counts(starts: NDArray[np.int64], ends: NDArray[np.int64], counts: 
 
 @_compiled
 def _longest_span(starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64]) -> int:
-    """Pixels from the first to the last of the mask that spreads most."""
+    """Largest distance from the first to one past the last pixel of a mask."""
     longest = 0
     for n in range(offsets.shape[0] - 1):
         if offsets[n] < offsets[n + 1]:
@@ -87,16 +82,14 @@ def _longest_span(starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: N
 
 
 @_compiled
-def _row_spans(
-    starts: NDArray[np.int64], ends: NDArray[np.int64], offsets: NDArray[np.int64], height: int
-) -> NDArray[np.int64]:
-    """First row of each mask and one past its last, int64 [N, 2]."""
+def _row_spans(starts: Integers, ends: Integers, offsets: Integers, height: int) -> Integers:
+    """Find the first row of each mask and one past its last, int64 [N, 2]."""
     spans = np.zeros((offsets.shape[0] - 1, 2), np.int64)
     for n in range(spans.shape[0]):
         top, bottom = height, 0
         for k in range(offsets[n], offsets[n + 1]):
             row = starts[k] % height
-            if row + ends[k] - starts[k] > height:  # the run goes on in the next column
+            if row + ends[k] - starts[k] > height:  # the run continues in the next column
                 top, bottom = 0, height
                 break
             top, bottom = min(top, row), max(bottom, row + ends[k] - starts[k])
