@@ -1,35 +1,34 @@
-"""What each part of phase 3 is worth: one short run for each variant, from the same model, scored on annotated photographs.
+"""Ablation of phase 3: one short run per variant, from the same model, scored on annotated photographs.
 
-    python benchmarks/ablation.py --init runs/instruct --data DIR --work work/ablation --steps 300 --out benchmarks/results/ablation.json
+    python benchmarks/ablation.py --init runs/instruct --data DIR --work work/ablation --steps 300 --out
+    benchmarks/results/ablation.json
 
-DIR holds one folder a data set with `images/` and a COCO `annotations.json`; their photographs are segmented by each variant's model and
-scored by `sohes evaluate`, each a command of its own. Two rows are the standard: `phase 2`, the model that all start from, and `phase 2, as
-many steps more`, which has the optimizer steps of phase 3 and none of its parts. The run can be stopped: runs, labels and finished rows are
-continued. Differences of a few tenths are noise; `--seeds 0 1 2` shows how much.
+DIR holds one folder a data set with `images/` and a COCO `annotations.json`; their photographs are segmented by each
+variant's model and scored by `sohes evaluate`, each a command of its own. Two rows are the standard: `phase 2`, the
+model that all start from, and `phase 2, as many steps more`, which has the optimizer steps of phase 3 and none of its
+parts. The run can be stopped: runs, labels and finished rows are continued. Differences of a few tenths are noise;
+`--seeds 0 1 2` shows how much.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import re
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from label_quality import half_of
 from label_scores import scores
-from rich.console import Console
-from rich.table import Table
 from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.scripts import annotated_sets, finished_rows, half_of, options, print_means, run, write_report
 
 from sohes_cli.model.location import find_model
-from sohes_cli.runs.files import file_sha256, write_atomically
+from sohes_cli.runs.files import file_sha256
 from sohes_cli.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    import argparse
 
 START, LONGER = "phase 2", "phase 2, as many steps more"
 VARIANTS: dict[str, tuple[str, ...] | None] = {
@@ -50,29 +49,11 @@ VARIANTS: dict[str, tuple[str, ...] | None] = {
     "initial labels kept": ("teacher.keep_initial=true",),
 }
 COLUMNS = (
-    "ar_10",
-    "ar_100",
-    "ar_1000",
-    "ar_small",
-    "ar_medium",
-    "ar_large",
-    "part_of_recall",
-    "link_precision",
-    "masks_per_image",
+    *("ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large"),
+    *("part_of_recall", "link_precision", "masks_per_image"),
 )
 _LOGGED = ("teacher_labels", "teacher_new", "initial_rejected", "ema_distance")
 _OF_PHASE_3 = ("teacher.", "branches.", "views.")
-
-
-def run(*arguments: object) -> None:
-    """Run a `sohes` command, whose progress is shown; what it prints at its end is not."""
-    finished = subprocess.run(
-        [sys.executable, "-m", "sohes_cli", *map(str, arguments)], stdout=subprocess.DEVNULL, check=False
-    )
-    if finished.returncode:
-        raise SystemExit(
-            f"sohes {arguments[0]} ended with {finished.returncode}, see above; --work keeps what is done."
-        )
 
 
 def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> Path:
@@ -85,19 +66,8 @@ def trained(name: str, seed: int, arguments: argparse.Namespace, out: Path) -> P
     settings = [part for setting in (*common, *(assignments or ()), f"run.seed={seed}") for part in ("--set", setting)]
     if phase == "instruct":
         settings = ["--config", str(_settings_file(arguments.init, out)), *settings]
-    run(
-        "train",
-        "--phase",
-        phase,
-        "--init",
-        arguments.init,
-        *_labels(arguments),
-        *settings,
-        "--steps",
-        arguments.steps,
-        "--out",
-        out,
-    )
+    start = ("--phase", phase, "--init", arguments.init, *_labels(arguments))
+    run("train", *start, *settings, "--steps", arguments.steps, "--out", out)
     return out
 
 
@@ -142,64 +112,26 @@ def scored(
     lines = [] if name == START else read_metrics(model)
     logged = {key: round(lines[-1][key], 4) for key in _LOGGED if lines and lines[-1].get(key) is not None}
     found = scores(truth, [segmented])[0]
-    return {
-        "variant": name,
-        "seed": seed,
-        "set": folder.name,
-        **{key: found[key] for key in ("images", *COLUMNS)},
-        **logged,
-    }
+    shown = {key: found[key] for key in ("images", *COLUMNS)}
+    return {"variant": name, "seed": seed, "set": folder.name, **shown, **logged}
 
 
 def _slug(name: str, seed: int) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()) + f"-{seed}"
 
 
-def print_means(title: str, rows: list[dict[str, Any]], key: str, columns: tuple[str, ...]) -> None:
-    """A line for each value of `key`: the mean of each column over the rows that have a number there."""
-    table = Table(title=title)
-    table.add_column(key)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for name in dict.fromkeys(row[key] for row in rows):
-        mine = [row for row in rows if row[key] == name]
-        known = ([row[column] for row in mine if row[column] is not None] for column in columns)
-        table.add_row(name, *(f"{fmean(values):.1f}" if values else "-" for values in known))
-    Console(width=200).print(table)
-
-
-def finished_rows(out: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of an earlier call with the same settings."""
-    if not out.exists():
-        return []
-    report = json.loads(out.read_text())
-    if report["settings"] != settings:
-        raise SystemExit(
-            f"{out} was made with other settings ({report['settings']}): delete it, or name another file with --out"
-        )
-    return list(report["rows"])
-
-
 def parsed() -> argparse.Namespace:
-    """The options of a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--init", type=Path, required=True, help="the run of phase 2 that all variants start from")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for runs and label folders")
+    """Parse the options of a run."""
+    parser = options(__doc__, "--init", "--data", "--work", "--out", half="report")
     parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--set", dest="settings", nargs="*", default=[], help="settings of `sohes train` for all runs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument(
-        "--half", default="report", choices=("tune", "report", "all"), help="which photographs of a set"
-    )
-    parser.add_argument("--limit", type=int, default=0, help="photographs of a set, 0 for all")
-    parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
 
 
 def described(arguments: argparse.Namespace, folders: list[Path]) -> dict[str, Any]:
-    """What rows depend on beside their variant and seed."""
+    """Settings and inputs that all rows depend on."""
     files = {folder.name: file_sha256(folder / "annotations.json") for folder in folders}
     settings = {name: getattr(arguments, name) for name in ("steps", "settings", "half", "limit")}
     return {**settings, "model_sha256": file_sha256(find_model(arguments.init)), "annotations_sha256": files}
@@ -208,9 +140,7 @@ def described(arguments: argparse.Namespace, folders: list[Path]) -> dict[str, A
 def main() -> None:
     """Take all runs, score all models and write the table."""
     arguments = parsed()
-    folders = sorted(path.parent for path in arguments.data.glob("*/annotations.json"))
-    if not folders:
-        raise SystemExit(f"--data {arguments.data} has no folder with an annotations.json.")
+    folders = annotated_sets(arguments.data)
     settings = described(arguments, folders)
     rows = finished_rows(arguments.out, settings)
     work = arguments.work / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:8]  # other settings, other runs
@@ -222,8 +152,7 @@ def main() -> None:
         model = trained(name, seed, arguments, work / _slug(name, seed) / "run") if left else arguments.init
         for folder in left:
             rows.append({**scored(name, seed, folder, model, arguments, work), "commit": conditions()["commit"]})
-            report = {"conditions": conditions(), "settings": settings, "rows": rows}
-            write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
+            write_report(arguments.out, rows, settings=settings)
     title = f"mean over {len({row['set'] for row in rows})} sets and {len({row['seed'] for row in rows})} seeds"
     print_means(title, rows, "variant", COLUMNS)
 

@@ -1,10 +1,11 @@
-"""What a teacher costs: an optimizer step of `sohes train --phase correct` beside one of `--phase instruct`, in time and memory.
+"""Cost of a teacher: a step of `sohes train --phase correct` beside one of `--phase instruct`, time and memory.
 
     python benchmarks/correct.py --out benchmarks/results/correct_cpu.json
     python benchmarks/correct.py --device cuda --out benchmarks/results/correct_cuda.json
 
-Batches are two random images with nested ellipses as labels: 40 of them at 256 px on a CPU, 100 at 1,024 px on a GPU. The ratio of a
-row is how many times as fast as a step of phase 2 it is, so below 1. `sohes bench correct` has the same numbers, on a CPU for `tiny` only.
+Batches are two random images with nested ellipses as labels: 40 of them at 256 px on a CPU, 100 at 1,024 px on a GPU.
+The ratio of a row is how many times as fast as a step of phase 2 it is, so below 1. `sohes bench correct` has the same
+numbers, on a CPU for `tiny` only.
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""`sohes evaluate` against pycocotools: equality and time on real photographs, and time and memory at the size of a large validation set.
+"""`sohes evaluate` against pycocotools: equality and time on real photographs, and time and memory at the size of a
+large validation set.
 
     python benchmarks/evaluation.py --data DIR --labels LABELS --out benchmarks/results/evaluation.json [--large]
 
-DIR holds one folder a data set, each with `images/` and a COCO `annotations.json`, LABELS a label folder of the same name for each. For
-each set two result files are scored: the labels, and a pool of 1,000 Felzenszwalb regions an image. Both read the same files and are
-timed from opening them to the last score, on the clock of the processor, one thread, alternately, after a first run that compiles.
-`--large` repeats the pools to 5,000 images with 1,000 masks and runs the command itself over all cores, with its largest memory.
+DIR holds one folder a data set, each with `images/` and a COCO `annotations.json`, LABELS a label folder of the same
+name for each. For each set two result files are scored: the labels, and a pool of 1,000 Felzenszwalb regions an image.
+Both read the same files and are timed from opening them to the last score, on the clock of the processor, one thread,
+alternately, after a first run that compiles. `--large` repeats the pools to 5,000 images with 1,000 masks and runs the
+command itself over all cores, with its largest memory.
 """
 
 from __future__ import annotations
@@ -99,7 +101,7 @@ def pool_case(folder: Path, work: Path) -> tuple[Path, Path]:
 
 
 def large_case(cases: list[tuple[Path, Path]], work: Path) -> tuple[Path, Path]:
-    """The pools repeated under new ids to 5,000 images, exactly 1,000 masks each (the best ones again where a pool has fewer)."""
+    """Repeat the pools under new ids up to 5,000 images with exactly 1,000 masks each (the best ones again)."""
     images, annotations, per_image = [], [], []
     for truth_path, pool_path in cases:
         truth, pool = json.loads(truth_path.read_text()), json.loads(pool_path.read_text())
@@ -126,7 +128,7 @@ def large_case(cases: list[tuple[Path, Path]], work: Path) -> tuple[Path, Path]:
 
 
 def large_row(truth: Path, results: Path) -> dict[str, Any]:
-    """The command over all cores: seconds, and the largest memory of its processes together, without the pages of the files it maps."""
+    """Run the command on all cores; seconds and peak memory of its processes, without pages of mapped files."""
     command = [sys.executable, "-m", "sohes_cli", "evaluate", str(results), "--gt", str(truth), "--json"]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)

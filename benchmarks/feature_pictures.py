@@ -1,4 +1,4 @@
-"""What a backbone sees: each photograph beside the first three principal components of its patch features, as red, green and blue.
+"""Pictures of features: each photograph beside the first three principal components of its patches, as RGB.
 
 python benchmarks/feature_pictures.py photos --backbone runs/pretrain --out features.jpg
 """
@@ -24,7 +24,7 @@ HEIGHT = 180
 
 
 def principal_components(features: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The first three components of patch features [C, h, w], each stretched from its 2nd to its 98th percentile, uint8 [h, w, 3]."""
+    """Project features [C, h, w] to three components, stretched between percentiles 2 and 98, uint8 [h, w, 3]."""
     channels, rows, columns = features.shape
     points = features.reshape(channels, -1).T.astype(np.float64)
     points -= points.mean(0)

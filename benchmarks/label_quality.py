@@ -2,13 +2,13 @@
 
     python benchmarks/label_quality.py --data DIR --variants all --out benchmarks/results/label_quality.json
 
-DIR holds one folder a data set, each with `images/` and a COCO `annotations.json` of one category. The scores are those of
-pycocotools' COCOeval with `useCats=0` and `maxDets=[10, 100, 1000]`. The peer is a pool of Felzenszwalb segmentations.
+DIR holds one folder a data set, each with `images/` and a COCO `annotations.json` of one category. The scores are those
+of pycocotools' COCOeval with `useCats=0` and `maxDets=[10, 100, 1000]`. The peer is a pool of Felzenszwalb
+segmentations.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -16,16 +16,16 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.scripts import annotated_sets, finished_rows, half_of, options, print_rows, write_report
 from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
     from sohes_cli.explore.config import FeaturesConfig
     from sohes_cli.explore.features import Backbone
 
@@ -81,7 +81,7 @@ def one_thread() -> None:
 
 
 def timed(task: tuple[Path, list[str] | None]) -> tuple[list[dict[str, Any]], float]:
-    """The masks of one image and the seconds of processor time they took, which other work on the machine does not change."""
+    """Find the masks of one image and measure the processor seconds."""
     path, assignments = task
     start = time.process_time()
     found = felzenszwalb_pool(path) if assignments is None else explored(path, assignments)
@@ -102,22 +102,9 @@ def evaluate(annotations: Path, image_ids: list[int], results: list[dict[str, An
         evaluation.evaluate()
         evaluation.accumulate()
     recall = evaluation.eval["recall"][:, 0]  # [IoU, area, maxDets]
-    cases = {
-        "ar_10": (0, 0),
-        "ar_100": (0, 1),
-        "ar_1000": (0, 2),
-        "ar_small": (1, 2),
-        "ar_medium": (2, 2),
-        "ar_large": (3, 2),
-    }
-    return {name: round(100 * float(np.mean(recall[:, area, count])), 2) for name, (area, count) in cases.items()}
-
-
-def half_of(images: list[dict[str, Any]], half: str) -> list[dict[str, Any]]:
-    """The images on which settings are chosen (`tune`) or scores reported (`report`): every second one by file name; or `all`."""
-    if half == "all":
-        return images
-    return sorted(images, key=lambda image: str(image["file_name"]))[("tune", "report").index(half) :: 2]
+    names = ("ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large")
+    cases = zip(names, (0, 0, 0, 1, 2, 3), (0, 1, 2, 2, 2, 2), strict=True)
+    return {name: round(100 * float(np.mean(recall[:, area, count])), 2) for name, area, count in cases}
 
 
 def score(
@@ -141,45 +128,28 @@ def score(
 
 
 def main() -> None:
-    """Run the variants asked for and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    """Score the variants on all sets."""
+    parser = options(__doc__, "--data", "--out")
     parser.add_argument("--variants", nargs="+", default=["felzenszwalb", "default"], help="names, or `all`")
-    parser.add_argument("--limit", type=int, default=0, help="images of each data set, 0 for all")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, default=0, help="images of each set, 0 for all")
     arguments = parser.parse_args()
     names = list(VARIANTS) if arguments.variants == ["all"] else arguments.variants
-    rows = finished_rows(arguments.out, arguments.limit)
+    rows = finished_rows(arguments.out, {"limit": arguments.limit})
+    for row in scored({name: VARIANTS[name] for name in names}, arguments.data, rows, arguments.limit):
+        rows.append(row)
+        write_report(arguments.out, rows, limit=arguments.limit)
+    print_rows(rows, list(rows[0]))
+
+
+def scored(
+    variants: Mapping[str, list[str] | None], data: Path, rows: list[dict[str, Any]], limit: int, half: str = "all"
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of all variants and sets that are not in `rows`."""
     done = {(row["variant"], row["set"]) for row in rows}
-    folders = sorted(p.parent for p in arguments.data.glob("*/annotations.json"))
     with ProcessPoolExecutor(2, initializer=one_thread) as pool:
-        for name, folder in product(names, folders):
-            if (name, folder.name) in done:
-                continue
-            rows.append({"variant": name, "set": folder.name, **score(pool, folder, VARIANTS[name], arguments.limit)})
-            report = {"conditions": conditions(), "limit": arguments.limit, "rows": rows}
-            arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    print_table(rows)
-
-
-def finished_rows(out: Path, limit: int) -> list[dict[str, Any]]:
-    """The rows of an earlier run that was stopped; delete the file to measure anew."""
-    if not out.exists():
-        return []
-    report = json.loads(out.read_text())
-    if report["limit"] != limit:
-        raise SystemExit(f"{out} was made with --limit {report['limit']}: delete it, or name another file with --out")
-    return list(report["rows"])
-
-
-def print_table(rows: list[dict[str, Any]]) -> None:
-    """All rows as a table."""
-    table = Table()
-    for column in rows[0]:
-        table.add_column(column, justify="left" if column in ("variant", "set") else "right")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    Console(width=200).print(table)
+        for (name, assignments), folder in product(variants.items(), annotated_sets(data)):
+            if (name, folder.name) not in done:
+                yield {"variant": name, "set": folder.name, **score(pool, folder, assignments, limit, half)}
 
 
 if __name__ == "__main__":

@@ -1,36 +1,24 @@
-"""What `sohes evaluate` says of the labels of `sohes explore` and, as a check of itself, of the ground truth taken for predictions.
+"""Scores of the labels of `sohes explore` and, as a self-check, of the ground truth, by `sohes evaluate`.
 
     python benchmarks/label_scores.py --data DIR --labels LABELS --out benchmarks/results/label_scores.json
 
-DIR holds one folder a data set with a COCO `annotations.json`, LABELS a label folder of the same name for each. The ground truth
-against itself must reach 100 in AR@1000, in AR by size and, where parts are annotated, in the hierarchy.
+DIR holds one folder a data set with a COCO `annotations.json`, LABELS a label folder of the same name for each. The
+ground truth against itself must reach 100 in AR@1000, in AR by size and, where parts are annotated, in the hierarchy.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.scripts import annotated_sets, options, print_rows, write_report
 
 COLUMNS = (
-    "ar_1",
-    "ar_10",
-    "ar_100",
-    "ar_1000",
-    "ar_small",
-    "ar_medium",
-    "ar_large",
-    "part_of_recall",
-    "pairs_found",
-    "link_recall",
-    "link_precision",
+    *("ar_1", "ar_10", "ar_100", "ar_1000", "ar_small", "ar_medium", "ar_large"),
+    *("part_of_recall", "pairs_found", "link_recall", "link_precision"),
 )
 
 
@@ -62,24 +50,15 @@ def check(row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Score all sets and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--labels", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    """Score all sets."""
+    arguments = options(__doc__, "--data", "--labels", "--out").parse_args()
     rows = []
-    for truth in sorted(arguments.data.glob("*/annotations.json")):
-        found = scores(truth, [arguments.labels / truth.parent.name, truth])
-        rows += [{"set": truth.parent.name, **row} for row in found]
+    for folder in annotated_sets(arguments.data):
+        truth = folder / "annotations.json"
+        rows += [{"set": folder.name, **row} for row in scores(truth, [arguments.labels / folder.name, truth])]
         check(rows[-1])
-    arguments.out.write_text(json.dumps({"conditions": conditions(), "rows": rows}, indent=1) + "\n")
-    table = Table()
-    for column in ("set", "predictions", *COLUMNS):
-        table.add_column(column, justify="left" if column in ("set", "predictions") else "right")
-    for row in rows:
-        table.add_row(*("-" if row[c] is None else str(row[c]) for c in ("set", "predictions", *COLUMNS)))
-    Console(width=200).print(table)
+    write_report(arguments.out, rows)
+    print_rows(rows, ("set", "predictions", *COLUMNS))
 
 
 if __name__ == "__main__":

@@ -1,33 +1,37 @@
-"""What models find in annotated photographs beside phase 1, from whose labels they learned, and what needs no learning, in one run.
+"""Scores of models beside phase 1, whose labels they learned, and a method without learning, in one run.
 
     python benchmarks/model_scores.py --data DIR --models "phase 2=runs/instruct" "phase 3=runs/correct" \
         --work work/scores --out benchmarks/results/model_scores.json
 
-DIR holds one folder a data set with `images/` and a COCO `annotations.json`. The first row is `sohes explore` with its default settings,
-whose best masks the models learned from; the second a pool of Felzenszwalb segmentations, which have no hierarchy. All rows are scored by
-`sohes evaluate`. `--half tune` or `report` takes every second photograph: for choices, and for the numbers that are then told. The models
-of `--models` segment as `sohes segment` does by default, or with the options that follow the path (`"large=runs/correct --size 384"`).
-Rows that an earlier call has finished are kept, if they are of the same model, options and annotations.
+DIR holds one folder a data set with `images/` and a COCO `annotations.json`. The first row is `sohes explore` with its
+default settings, whose best masks the models learned from; the second a pool of Felzenszwalb segmentations, which have
+no hierarchy. All rows are scored by `sohes evaluate`. `--half tune` or `report` takes every second photograph: for
+choices, and for the numbers that are then told. The models of `--models` segment as `sohes segment` does by default, or
+with the options that follow the path (`"large=runs/correct --size 384"`). Rows that an earlier call has finished are
+kept, if they are of the same model, options and annotations.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ablation import chosen_truth, finished_rows, print_means, run
+from ablation import chosen_truth
 from label_scores import scores
 from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.scripts import annotated_sets, finished_rows, options, print_means, run, write_report
 from sohes_benchmarks.stages.felzenszwalb import felzenszwalb_pool
 
 from sohes_cli.model.location import find_model
 from sohes_cli.runs.files import file_sha256, write_atomically
+
+if TYPE_CHECKING:
+    import argparse
 
 LABELS, PEER = "color-texture (sohes explore)", "Felzenszwalb, eight scales"
 COLUMNS = (
@@ -37,7 +41,7 @@ COLUMNS = (
 
 
 def found_by(name: str, model: Path, options: list[str], truth: Path, images: list[Path], work: Path) -> Path:
-    """What a row's method finds in photographs: a label folder or a COCO result file."""
+    """Apply the method of a row; returns a label folder or a COCO result file."""
     out = work / re.sub(r"[^a-z0-9]+", "-", name.lower()) / truth.stem
     if name == PEER:
         return pooled(truth, images, out.with_suffix(".json"))
@@ -57,7 +61,7 @@ def pooled(truth: Path, images: list[Path], out: Path) -> Path:
 
 
 def row_of(name: str, command: str, folder: Path) -> dict[str, Any]:
-    """What tells a row from others: the method and what it has learned, and the set."""
+    """Identity of a row: method, model and set."""
     described = {"method": name, "set": folder.name, "annotations_sha256": file_sha256(folder / "annotations.json")}
     if name in (LABELS, PEER):
         return described
@@ -73,30 +77,13 @@ def scored(row: dict[str, Any], command: str, folder: Path, arguments: argparse.
     return {**row, "images": found["images"], **{key: found[key] for key in COLUMNS}, "commit": conditions()["commit"]}
 
 
-def parsed() -> argparse.Namespace:
-    """The options of a run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument(
-        "--models",
-        nargs="*",
-        default=[],
-        metavar="NAME=PATH",
-        help="runs or model files, with options of sohes segment",
-    )
-    parser.add_argument("--work", type=Path, required=True, help="folder for what is found")
-    parser.add_argument("--half", default="all", choices=("tune", "report", "all"), help="which photographs of a set")
-    parser.add_argument("--limit", type=int, default=0, help="photographs of a set, 0 for all")
-    parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
-
-
 def main() -> None:
-    """Score every method on every set and write the table."""
-    arguments = parsed()
-    folders = sorted(path.parent for path in arguments.data.glob("*/annotations.json"))
-    if not folders:
-        raise SystemExit(f"--data {arguments.data} has no folder with an annotations.json.")
+    """Score every method on every set."""
+    parser = options(__doc__, "--data", "--work", "--out", half="all")
+    help_ = "runs or model files, with options of sohes segment"
+    parser.add_argument("--models", nargs="*", default=[], metavar="NAME=PATH", help=help_)
+    arguments = parser.parse_args()
+    folders = annotated_sets(arguments.data)
     settings = {"half": arguments.half, "limit": arguments.limit}
     before, rows = finished_rows(arguments.out, settings), []
     methods = {LABELS: "", PEER: "", **dict(item.split("=", 1) for item in arguments.models)}
@@ -104,11 +91,9 @@ def main() -> None:
         row = row_of(name, command, folder)
         done = next((other for other in before if all(other.get(key) == value for key, value in row.items())), None)
         rows.append(done or scored(row, command, folder, arguments))
-        report = {"conditions": conditions(), "settings": settings, "rows": rows}
-        write_atomically(arguments.out, [json.dumps(report, indent=1).encode(), b"\n"])
-    print_means(
-        f"mean over {len(folders)} sets (of hierarchies, over those that have parts), percent", rows, "method", COLUMNS
-    )
+        write_report(arguments.out, rows, settings=settings)
+    title = f"mean over {len(folders)} sets (of hierarchies, over those that have parts), percent"
+    print_means(title, rows, "method", COLUMNS)
 
 
 if __name__ == "__main__":

@@ -2,27 +2,29 @@
 
     python benchmarks/overfit.py --data DIR --set everyday --out benchmarks/results/overfit_everyday.json
 
-DIR holds one folder a data set with `images/` and a COCO `annotations.json`. The first photographs with three masks or more, each of at
-least `--min-area` pixels, are learned without jitter by `sohes train`, segmented by `sohes segment` and scored by `sohes evaluate`, each a
-command of its own. Nothing that is broken in crops, matching, losses, optimizer, masks or forest would let such scores come out.
+DIR holds one folder a data set with `images/` and a COCO `annotations.json`. The first photographs with three masks or
+more, each of at least `--min-area` pixels, are learned without jitter by `sohes train`, segmented by `sohes segment`
+and scored by `sohes evaluate`, each a command of its own. Nothing that is broken in crops, matching, losses, optimizer,
+masks or forest would let such scores come out.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from label_scores import scores
 from sohes_benchmarks.conditions import conditions
+from sohes_benchmarks.scripts import options, run
 
 from sohes_cli.training.metrics import read_metrics
+
+if TYPE_CHECKING:
+    import argparse
 
 STILL = (
     "data.scale=[1.0,1.0]",
@@ -54,11 +56,6 @@ def choose(folder: Path, count: int, min_area: int, out: Path) -> Path:
     return truth
 
 
-def run(*arguments: object) -> None:
-    """Run a `sohes` command, whose progress is shown."""
-    subprocess.run([sys.executable, "-m", "sohes_cli", *map(str, arguments)], check=True)
-
-
 def learn(truth: Path, work: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train, segment and score; the numbers of all three."""
     images, trained, segmented = truth.parent / "images", work / "run", work / "segmented"
@@ -75,10 +72,8 @@ def learn(truth: Path, work: Path, arguments: argparse.Namespace) -> dict[str, A
 
 def main() -> None:
     """Learn one set by heart and write what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
+    parser = options(__doc__, "--data", "--out")
     parser.add_argument("--set", required=True, help="the folder of the data set below --data")
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--picture", type=Path, help="where to copy the last picture of the run")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--min-area", type=int, default=1024, help="of the smallest mask of a photograph, in pixels")

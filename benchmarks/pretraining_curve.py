@@ -1,9 +1,11 @@
-"""Curves of a pretraining run: its loss and diagnostics, and the recall of `sohes explore` with each of its checkpoints, against time.
+"""Curves of a pretraining run: its loss and diagnostics, and the recall of `sohes explore` with each of its
+checkpoints, against time.
 
     python benchmarks/pretraining_curve.py runs/pretrain --data DIR --out benchmarks/results/pretraining_curve.json
 
-DIR is that of `label_quality.py`; recall is that of labels by the backbone's features alone (`merging.affinities=features`), so that
-nothing else helps, on the half of the photographs on which settings were chosen. Run with `--set run.keep=1000` to have all checkpoints.
+DIR is that of `label_quality.py`; recall is that of labels by the backbone's features alone
+(`merging.affinities=features`), so that nothing else helps, on the half of the photographs on which settings were
+chosen. Run with `--set run.keep=1000` to have all checkpoints.
 """
 
 from __future__ import annotations

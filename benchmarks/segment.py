@@ -1,12 +1,13 @@
-"""What a photograph costs `Segmenter`: images a second and the largest memory, beside transformers' Mask2Former of equal size.
+"""Throughput and peak memory of `Segmenter`, beside transformers' Mask2Former of equal size.
 
     python benchmarks/segment.py --out benchmarks/results/segment_cpu.json
     python benchmarks/segment.py --device cuda --out benchmarks/results/segment_cuda.json
 
-From the pixels of a square photograph to masks at its own size, and ours to their forest; loading is not counted. Weights are random, and
-the least score is such that a hundred masks pass. The peer has our backbone, decoders of equal width and depth with the same weights, and
-its own processor and instance post-processing. Masks are checked first, then all are timed in turns; the memory of each is that of a
-process of its own. `sohes bench segment` has the same numbers, on a CPU for `tiny` only.
+From the pixels of a square photograph to masks at its own size, and ours to their forest; loading is not counted.
+Weights are random, and the least score is such that a hundred masks pass. The peer has our backbone, decoders of equal
+width and depth with the same weights, and its own processor and instance post-processing. Masks are checked first, then
+all are timed in turns; the memory of each is that of a process of its own. `sohes bench segment` has the same numbers,
+on a CPU for `tiny` only.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""What an optimizer step of `sohes train` costs: images a second and the largest memory, beside transformers' Mask2Former of equal size.
+"""Cost of a step of `sohes train`: throughput and peak memory, beside transformers' Mask2Former of equal size.
 
     python benchmarks/train.py --out benchmarks/results/train_cpu.json
     python benchmarks/train.py --device cuda --out benchmarks/results/train_cuda.json
 
-Batches are two random images with nested ellipses as labels: 40 of them at 256 px on a CPU, 100 at 1,024 px on a GPU. A whole step is
-timed, from the batch on the host to the new weights. The peer has our backbone, and decoders of equal width and depth. Our step is also
-timed with each fast operation replaced by its plain form. All of them are checked first, then timed in turns; the memory of each is that of
-a process of its own. `sohes bench train` has the same numbers, on a CPU for `tiny` only.
+Batches are two random images with nested ellipses as labels: 40 of them at 256 px on a CPU, 100 at 1,024 px on a GPU. A
+whole step is timed, from the batch on the host to the new weights. The peer has our backbone, and decoders of equal
+width and depth. Our step is also timed with each fast operation replaced by its plain form. All of them are checked
+first, then timed in turns; the memory of each is that of a process of its own. `sohes bench train` has the same
+numbers, on a CPU for `tiny` only.
 """
 
 from __future__ import annotations

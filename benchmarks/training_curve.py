@@ -1,9 +1,11 @@
-"""Curves of the runs of a model, one after the other: what is learned of photographs that no run has seen, and what the teacher accepts.
+"""Curves of the runs of a model, one after the other: what is learned of photographs that no run has seen, and what the
+teacher accepts.
 
     python benchmarks/training_curve.py runs/instruct runs/correct --out benchmarks/results/training_curve.json
 
-Steps are counted on from run to run. Loss and ancestors are those of the photographs left out of training, with their labels of phase 1; in
-phase 3 the teacher is measured. The report keeps all lines of the runs' `metrics.jsonl` and their settings.
+Steps are counted on from run to run. Loss and ancestors are those of the photographs left out of training, with their
+labels of phase 1; in phase 3 the teacher is measured. The report keeps all lines of the runs' `metrics.jsonl` and their
+settings.
 """
 
 from __future__ import annotations

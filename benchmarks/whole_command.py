@@ -1,9 +1,10 @@
-"""What a user waits for: `sohes segment PHOTO --tree`, start to end, in seconds and in multiples of loading PyTorch and timm.
+"""Latency of `sohes segment PHOTO --tree`, start to end, in seconds and relative to importing PyTorch and timm.
 
     python benchmarks/whole_command.py --checkpoint runs/correct --out benchmarks/results/whole_command.json
 
-The photograph is a sample of 640 x 480 pixels. Commands are timed in turns, the first time of each is not counted: it compiles loops, whose
-code lies on the disk afterwards. `photograph` is one photograph in a process that has loaded everything and seen one before.
+The photograph is a sample of 640 x 480 pixels. Commands are timed in turns, the first time of each is not counted: it
+compiles loops, whose code lies on the disk afterwards. `photograph` is one photograph in a process that has loaded
+everything and seen one before.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Make the weights of a run those that ship with the package: `python -m sohes_benchmarks.bundle runs/correct`.
 
-A model of `sohes train` or a backbone of `sohes pretrain` is stored in half precision, which halves the file; whole numbers, such as the
-counters of batch norms, stay what they are, and so does what the file says of its run. The hash that is printed goes into
-`sohes_cli/vit/bundled.py`, and no other file is then loaded as `bundled`; the other facts belong into the model card beside it.
+A model of `sohes train` or a backbone of `sohes pretrain` is stored in half precision, which halves the file; whole
+numbers, such as the counters of batch norms, stay what they are, and so does what the file says of its run. The hash
+that is printed goes into `sohes_cli/vit/bundled.py`, and no other file is then loaded as `bundled`; the other facts
+belong into the model card beside it.
 """
 
 from __future__ import annotations
@@ -42,15 +43,15 @@ def bundle(source: Path, settings: Mapping[str, Any] | None = None) -> dict[str,
 
     Args:
         source: the folder of a run, or its file.
-        settings: with which a model is to work unless others are given, some of `image_size`, `views` and `refine`; without any, those
-            that its file names already.
+        settings: with which a model is to work unless others are given, some of `image_size`, `views` and `refine`;
+            without any, those that its file names already.
 
     Returns:
         What a model card says of the file: its size, what it tells of its run, and its SHA-256.
 
     Raises:
-        UsageError: if there are no such weights, a backbone is given settings, or all bundled files together would be larger than
-            `LARGEST_BYTES`.
+        UsageError: if there are no such weights, a backbone is given settings, or all bundled files together would be
+            larger than `LARGEST_BYTES`.
         ConfigError: if a setting is wrong.
         WeightsError: if they are damaged, of another kind, or too large for half precision.
         StoreError: if the file cannot be written.
@@ -77,7 +78,7 @@ def bundle(source: Path, settings: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def _without_paths(description: dict[str, Any]) -> dict[str, Any]:
-    """What a file says of its run, with the name alone of weights that the run started from."""
+    """Drop the folders of initial weights from a description."""
     config = description.get("config", {})
     model = config.get("model", {})
     if "weights" not in model:
@@ -86,7 +87,7 @@ def _without_paths(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_backbone(source: Path) -> bool:
-    """Whether a run or a file is of `sohes pretrain`; anything else must be a model."""
+    """True if a run or file is of `sohes pretrain`; anything else must be a model."""
     if source.is_dir():
         return (source / BACKBONE_NAME).is_file()
     return stored_description(source).get("format") == BACKBONE_FORMAT

@@ -27,8 +27,8 @@ def conditions(device: str = "cpu") -> dict[str, object]:
         device: "cpu", or "cuda" for the current GPU, which adds its driver, its CUDA version and its memory.
 
     Returns:
-        Values that JSON can hold. The commit is that of the source tree that runs, with a "+" if its tracked files have been changed,
-        and empty where an installed package runs.
+        Values that JSON can hold. The commit is that of the source tree that runs, with a "+" if its tracked files have
+        been changed, and empty where an installed package runs.
     """
     found: dict[str, object] = {"device": device_name(device)}
     if device == "cuda":
@@ -44,7 +44,7 @@ def conditions(device: str = "cpu") -> dict[str, object]:
 
 @cache
 def device_name(device: str) -> str:
-    """What the maker calls the processor ("cpu") or the current GPU ("cuda")."""
+    """Product name of the processor ("cpu") or the current GPU ("cuda")."""
     if device == "cuda":
         import torch
 
@@ -80,7 +80,7 @@ def _gpu() -> dict[str, object]:
 
 
 def _commit() -> str:
-    """The commit of the tree that holds this file; a user's own repository around an installed package is none of ours."""
+    """Commit of the tree that holds this file, not of a repository around an installed package."""
     top = _output("git", "-C", os.fspath(_ROOT), "rev-parse", "--show-toplevel")
     if not top or Path(top) != _ROOT or not (_ROOT / "kernels" / "sohes_kernels").is_dir():
         return ""
@@ -92,7 +92,7 @@ def _commit() -> str:
 
 
 def _output(*command: str) -> str:
-    """What a program prints, or an empty string if it is missing or fails."""
+    """Output of a program; empty if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

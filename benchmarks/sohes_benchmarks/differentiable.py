@@ -1,7 +1,7 @@
-"""What the benchmarks of differentiable operations share: forward and backward calls, `torch.compile`, and the check in float64.
+"""Shared parts of differentiable benchmarks: forward and backward calls, `torch.compile`, and the check in float64.
 
-The forward mode runs without autograd, as inference does. Forward and backward return the gradients of all inputs, and the check
-compares each of them by name.
+The forward mode runs without autograd, as inference does. Forward and backward return the gradients of all inputs, and
+the check compares each of them by name.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _pass(operation: Operation, inputs: Mapping[str, Tensor], mode: str) -> Call
 
 
 def _upstream(output: Tensor) -> Tensor:
-    """Multiples of 1/4 up to 2, which every type holds exactly, so that the truth is computed from the same gradient."""
+    """Draw gradients: multiples of 1/4 up to 2, exact in every type."""
     generator = torch.Generator().manual_seed(0)
     return (torch.randint(1, 9, output.shape, generator=generator) / 4).to(output)
 

@@ -1,4 +1,6 @@
-"""Masks of the sizes that a photograph's have: ellipses from a few pixels to half of the image, alone or in each other, and their forms."""
+"""Masks of the sizes that a photograph's have: ellipses from a few pixels to half of the image, alone or in each other,
+and their forms.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ _LEAST_WHOLE_PX = 64  # that has parts
 
 
 def ellipse_masks(rng: np.random.Generator, count: int, height: int, width: int) -> NDArray[np.bool_]:
-    """Ellipses about pixels anywhere in the image, radii uniform in their logarithm, cut at its border, bool [N, H, W]; none is empty."""
+    """Draw ellipses with log-uniform radii, cut at the border, none empty, bool [N, H, W]."""
     masks = np.zeros((count, height, width), dtype=bool)
     for mask in masks:
         y, x = int(rng.integers(height)), int(rng.integers(width))

@@ -1,4 +1,6 @@
-"""The results as a picture: for each operation and case, how many times as fast as the reference each provider is, with the conditions."""
+"""The results as a picture: for each operation and case, how many times as fast as the reference each provider is, with
+the conditions.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ _Group = tuple[str, list["Row"]]
 
 
 def draw_figure(path: Path, results: Results) -> None:
-    """Draw the ratios and write the picture; rows without one are left out, and those that are wrong or failed are named as such.
+    """Draw the ratios and write the picture; rows without one are left out, and those that are wrong or failed are
+    named as such.
 
     Args:
         path: the file, .png, .svg or .pdf; one that exists is replaced.

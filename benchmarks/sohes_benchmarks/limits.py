@@ -1,4 +1,4 @@
-"""What the device can do at best: bytes copied and matrix products, both measured, and the time that they allow for a piece of work.
+"""Measured limits of the device: copy bandwidth and matrix rates, and the least time they allow for a call.
 
     least time = max(compulsory bytes / copy bandwidth, compulsory operations / matrix rate)
 
@@ -32,7 +32,8 @@ class Limits:
         device: "cpu" or "cuda".
         threads: of the host, in which a CPU's ceilings were measured.
         copy_bytes_per_s: bytes read and written in a second by a large copy.
-        matrix_flops_per_s: operations in a second of a large matrix product by type; "tf32" is float32 on the matrix units of a GPU.
+        matrix_flops_per_s: operations in a second of a large matrix product by type; "tf32" is float32 on the matrix
+            units of a GPU.
     """
 
     device: str
@@ -41,7 +42,7 @@ class Limits:
     matrix_flops_per_s: Mapping[str, float]
 
     def least_ms(self, compulsory_bytes: int, compulsory_flops: int, dtype: str) -> float:
-        """Milliseconds below which the work cannot be done; types without a matrix rate of their own count at that of float32."""
+        """Lower bound of the time in milliseconds; types without a measured matrix rate use that of float32."""
         rate = self.matrix_flops_per_s.get(dtype, self.matrix_flops_per_s["float32"])
         return 1000 * max(compulsory_bytes / self.copy_bytes_per_s, compulsory_flops / rate)
 

@@ -1,7 +1,7 @@
 """The memory that a piece of work needs: at its highest, in a process of its own that does nothing else.
 
-On a GPU the memory of all tensors. On a CPU the resident memory above what the libraries and inputs take, as Linux counts it (VmHWM - VmRSS
-before the work): what a user's machine must have, whichever library asked for it.
+On a GPU the memory of all tensors. On a CPU the resident memory above what the libraries and inputs take, as Linux
+counts it (VmHWM - VmRSS before the work): what a user's machine must have, whichever library asked for it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _measured(benchmark: Benchmark, case: Case, plan: Plan, name: str) -> int | 
 
 
 def _peak(device: Device, before: int | None) -> int | None:
-    """What this process held at most: of a GPU, or of the host above what it held before."""
+    """Peak memory of this process: of a GPU, or of the host above the start."""
     if device == "cuda":
         import torch
 

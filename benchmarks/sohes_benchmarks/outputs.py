@@ -1,4 +1,6 @@
-"""The files that a benchmark run writes: refused before the first measurement if they cannot be, and written whole or not at all."""
+"""The files that a benchmark run writes: refused before the first measurement if they cannot be, and written whole or
+not at all.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from sohes_cli.errors import UsageError
-from sohes_cli.runs.files import check_name
+from sohes_cli.runs.files import check_output_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,7 @@ def check_output(flag: str, path: Path, suffixes: Sequence[str]) -> None:
     Raises:
         UsageError: if the suffix is another, the path is a folder, or its folder is missing or takes no files.
     """
-    check_name(flag, path, suffixes, f"bench{suffixes[0]}")
+    check_output_name(flag, path, suffixes, f"bench{suffixes[0]}")
     folder = path.absolute().parent
     if not os.path.isdir(folder):  # noqa: PTH112 (a Path's method raises where the name is too long)
         raise UsageError(f"{flag} {path}: there is no folder {folder}.", "Make it first, or name another one.")

@@ -1,6 +1,7 @@
 """The results as tables for people: how many times as fast as the reference, and how near the device's limit.
 
-Milliseconds are shown for a GPU only. On a CPU they depend on the machine more than on the program, so there they stay in the JSON.
+Milliseconds are shown for a GPU only. On a CPU they depend on the machine more than on the program, so there they stay
+in the JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def print_report(results: Results, console: Console | None = None) -> None:
 
 
 def _print_others(results: Results, console: Console) -> None:
-    """What stands below the tables, as plain text: brackets in a message are no markup."""
+    """Print notes, limits and conditions as plain text, without markup."""
     about: Any = results.conditions.get("notes", {})
     lines = [f"{name}: {note}" for name, note in about.items()] + [f"Note: {note}" for note in notes(results.rows)]
     if results.limits:
@@ -134,11 +135,14 @@ def limits_line(results: Results) -> str:
         if limits["device"] == "cpu"
         else f"{device}"
     )
-    return f"Limits measured on {where}: copy {_scaled(limits['copy_bytes_per_s'], 'B/s')} read and written; matrix products {rates}."
+    return (
+        f"Limits measured on {where}: copy {_scaled(limits['copy_bytes_per_s'], 'B/s')} read and written; "
+        f"matrix products {rates}."
+    )
 
 
 def conditions_line(results: Results) -> str:
-    """What a reader must know of the run, in a sentence."""
+    """Conditions of the run in one sentence."""
     found = results.conditions
     packages: Any = found["packages"]
     versions = [f"{name} {packages[name]}" for name in ("torch", "triton", "numba", "numpy") if name in packages]

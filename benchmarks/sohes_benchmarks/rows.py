@@ -1,4 +1,4 @@
-"""The values of a benchmark: which cases there are, one row a provider and case, and what a whole run leaves; all of them as JSON and back.
+"""Data of a benchmark: cases, one row per provider and case, and the results of a run, to JSON and back.
 
 A row has a time only if its result was held against the reference in the same run and found right.
 """
@@ -16,7 +16,7 @@ __all__ = ["NAMES", "OPS", "STAGES", "Case", "Results", "Row", "Status"]
 OPS = ("region_merging", "ancestor_loss", "deformable_attention", "mask_intersection", "run_intersection")
 STAGES = ("explore", "evaluate", "train", "correct", "segment")
 NAMES = OPS + STAGES
-"""What `sohes bench` can be asked for."""
+"""Names that `sohes bench` accepts."""
 
 Status = Literal["ok", "wrong", "failed", "not run"]
 Shapes: TypeAlias = "Mapping[str, tuple[int, ...]]"
@@ -26,7 +26,7 @@ _DIGITS = 6  # significant ones of a stored number
 
 @dataclass(frozen=True)
 class Case:
-    """What all providers of an operation are given.
+    """Inputs of all providers of an operation.
 
     Args:
         op: the operation or stage, one of `NAMES`.
@@ -54,7 +54,8 @@ class Row:
         dtype: see `Case`.
         shapes: see `Case`.
         provider: "reference", a backend, or a peer by its name.
-        status: "ok"; "wrong" if the result differs from the reference; "failed" if the provider raised; "not run" if it cannot run here.
+        status: "ok"; "wrong" if the result differs from the reference; "failed" if the provider raised; "not run" if it
+            cannot run here.
         message: how far off, what was raised, or why it cannot run; empty for "ok".
         median_ms: milliseconds of a call on `clock`; None unless "ok", as are all numbers from a clock.
         p20_ms: the 20th percentile.
@@ -64,13 +65,13 @@ class Row:
         runs: calls that were timed.
         items: images that a call works on.
         ratio_to_reference: the reference's time for an image over this one's: 2 is twice as fast.
-        peak_memory_bytes: of an operation on a GPU, device memory at its highest during a call, less what was held before. Of `train` and
-            `segment` all that a process of its own held at most: device memory, or on a CPU resident memory less that of the libraries.
-            Else None.
+        peak_memory_bytes: of an operation on a GPU, device memory at its highest during a call, less what was held
+            before. Of `train` and `segment` all that a process of its own held at most: device memory, or on a CPU
+            resident memory less that of the libraries. Else None.
         compulsory_bytes: of a call: each input read once, each output written once.
         compulsory_flops: floating-point operations of a call that no implementation can leave out; 0 if there are none.
-        fraction_of_limit: the time that the device's measured copy bandwidth and matrix rate allow, over the time taken; in (0, 1] unless
-            caches help.
+        fraction_of_limit: the time that the device's measured copy bandwidth and matrix rate allow, over the time
+            taken; in (0, 1] unless caches help.
         steps_ms: a stage's medians by step, for one image.
         device: processor or GPU that did the work.
         torch: version of PyTorch.
@@ -146,10 +147,11 @@ def _rounded(value: Any) -> Any:
 
 @dataclass
 class Results:
-    """What a run has measured so far.
+    """Measurements of a run so far.
 
     Args:
-        conditions: see `conditions`, with the number of threads, whether the run was a quick one, and notes on stages by their name.
+        conditions: see `conditions`, with the number of threads, whether the run was a quick one, and notes on stages
+            by their name.
         limits: see `Limits.to_json`; empty until they are measured.
         rows: in the order in which they were measured.
         is_complete: whether the run came to its end.
@@ -162,7 +164,7 @@ class Results:
 
     @property
     def is_sound(self) -> bool:
-        """Whether no provider was wrong or failed."""
+        """True if no provider was wrong or failed."""
         return not any(row.status in ("wrong", "failed") for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The run itself: each case of each benchmark, each of its providers first checked and only then timed.
 
-A provider whose result differs from the truth gets a row that says how far, and no time; one that raises gets a row with the message, and
-the others go on; one that cannot run here, or for which there is no truth, gets a row with the reason.
+A provider whose result differs from the truth gets a row that says how far, and no time; one that raises gets a row
+with the message, and the others go on; one that cannot run here, or for which there is no truth, gets a row with the
+reason.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def run_suite(
     benchmarks: Sequence[Benchmark] | None = None,
     announce: Callable[[Case, int, int], None] | None = None,
 ) -> None:
-    """Measure the device's limits and every case, adding to `results`, which hold what is done when the run is interrupted.
+    """Measure the device's limits and every case, adding to `results`, which hold what is done when the run is
+    interrupted.
 
     Args:
         plan: how the run is done.

@@ -13,7 +13,7 @@ __all__ = ["limited_threads"]
 
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """Let PyTorch, BLAS, OpenMP, OpenCV and numba use `count` threads inside the block (numba: at most those it has)."""
+    """Limit PyTorch, BLAS, OpenMP, OpenCV and numba to `count` threads inside the block."""
     import cv2
     import numba
     import scipy.linalg  # noqa: F401 - loads the library whose threads are limited next

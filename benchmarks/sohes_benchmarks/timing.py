@@ -1,9 +1,9 @@
-"""How long a call takes: median and percentiles over many runs, on the clock that fits where the work is done.
+"""Time of a call: median and percentiles over many runs, on the clock of the device that does the work.
 
-On a host with one thread that is the processor's clock, which other work on the machine stretches less than that of the wall; with more
-threads it is the wall's. On a GPU it is that of device events, with the L2 cache overwritten between runs (`triton.testing.do_bench`).
-Steps and photographs, which take long, are timed in turns, so that whatever else the machine does meets all alike; on a GPU by the wall's
-clock until its work is done, for they compute on the host as well.
+On a host with one thread that is the processor's clock, which other work on the machine stretches less than that of the
+wall; with more threads it is the wall's. On a GPU it is that of device events, with the L2 cache overwritten between
+runs (`triton.testing.do_bench`). Steps and photographs, which take long, are timed in turns, so that whatever else the
+machine does meets all alike; on a GPU by the wall's clock until its work is done, for they compute on the host as well.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Timing:
     peak_memory_bytes: int | None = None
 
     def percentile(self, percent: float) -> float:
-        """The time in milliseconds that `percent` (0 to 100) of the calls did not exceed, interpolated between two calls."""
+        """Percentile (0 to 100) of the times in milliseconds, interpolated."""
         return float(np.percentile(self.times_ms, percent))
 
 
@@ -117,7 +117,8 @@ def _wait(on_gpu: bool) -> None:
 
 
 def time_device_call(call: Callable[[], Any], seconds: float) -> Timing:
-    """Time calls that compute on the current GPU for about `seconds`, after a warm-up, and measure the memory of one more.
+    """Time calls that compute on the current GPU for about `seconds`, after a warm-up, and measure the memory of one
+    more.
 
     Args:
         call: what is timed; its work must be on the current stream.

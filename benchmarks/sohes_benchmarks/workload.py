@@ -1,4 +1,4 @@
-"""What a benchmark is made of: a plan of the run, and for each case a workload with the providers that compete on it."""
+"""Parts of a benchmark: a plan of the run, and for each case a workload with competing providers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUICK_ROUNDS, _FULL_ROUNDS = 2, 5
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is done.
+    """Plan of a run.
 
     Args:
         names: operations and stages in order, of `rows.NAMES`.
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def rounds(self) -> int:
-        """How often at least a call is timed that is timed in turns with others."""
+        """Least number of rounds for calls timed in turns."""
         return _QUICK_ROUNDS if self.quick else _FULL_ROUNDS
 
 
@@ -76,12 +76,14 @@ class Workload:
     Args:
         case: what is computed.
         providers: the reference first, to which ratios refer.
-        difference: tells how far a result (first argument) is from the truth (second), or returns an empty string if it is right.
+        difference: tells how far a result (first argument) is from the truth (second), or returns an empty string if it
+            is right.
         truth: computes the truth; None if the first provider's result is.
         compulsory_bytes: see `Row`, for one image.
         compulsory_flops: see `Row`, for one image.
         in_turns: whether the providers are timed in turns, as is best for calls that take long.
-        memory: bytes that a provider, given by its name, needs at most in a process of its own; None to measure what a call needs on a GPU.
+        memory: bytes that a provider, given by its name, needs at most in a process of its own; None to measure what a
+            call needs on a GPU.
         close: frees what the inputs hold besides memory.
     """
 

@@ -1,4 +1,6 @@
-"""The stages with a network: their inputs, the choice of backends, the peer that says what our network says, and the scripts themselves."""
+"""The stages with a network: their inputs, the choice of backends, the peer that says what our network says, and the
+scripts themselves.
+"""
 
 from __future__ import annotations
 

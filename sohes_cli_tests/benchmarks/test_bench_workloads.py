@@ -1,4 +1,6 @@
-"""The benchmarks' own inputs and checks: what they claim of the least work, and that a wrong result of each operation is found."""
+"""The benchmarks' own inputs and checks: what they claim of the least work, and that a wrong result of each operation
+is found.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Weights on their way into the package: what half precision changes and what it leaves, what is refused, and what the tree holds."""
+"""Weights on their way into the package: what half precision changes and what it leaves, what is refused, and what the
+tree holds.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""The ancestor loss: plain PyTorch, `torch.compile` of it and the fused kernel, from 64 to 2,048 matched queries of 256 channels.
+"""The ancestor loss: plain PyTorch, `torch.compile` of it and the fused kernel, from 64 to 2,048 matched queries of 256
+channels.
 
-The decoder's loss has 10 layers (nine and the one before the first) and an image or two a GPU; the last case has 300 queries with 200
-labels. The least work: features, maps and intervals are read once and results written once; only matched queries take part.
+The decoder's loss has 10 layers (nine and the one before the first) and an image or two a GPU; the last case has 300
+queries with 200 labels. The least work: features, maps and intervals are read once and results written once; only
+matched queries take part.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def _forests(images: int, n: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def _matched(images: int, n: int, matched: int, device: str) -> Tensor:
-    """Which queries have a label, bool [B, N], `matched` of them in each image, at places of its own."""
+    """Draw `matched` queries with a label in each image, bool [B, N]."""
     rng = np.random.default_rng(matched)
     ranks = np.stack([rng.permutation(n) for _ in range(images)])
     return torch.from_numpy(ranks < matched).to(device)

@@ -1,8 +1,10 @@
-"""Deformable attention on the pixel decoder's own shapes: `grid_sample`, `torch.compile` of it, the loop for a CPU and the kernel.
+"""Deformable attention on the pixel decoder's own shapes: `grid_sample`, `torch.compile` of it, the loop for a CPU and
+the kernel.
 
-A square image of 256, 512 or 1,024 px has levels at strides 8, 16 and 32, whose pixels are also the queries (at 1,024 px 21,504); 8
-heads of 32 channels read 4 points a level around their own place. Points stay away from the lines on which the gradient of a bilinear
-sample jumps, where float32 and float64 may stand on different sides. The least work: every input read once and every result written once.
+A square image of 256, 512 or 1,024 px has levels at strides 8, 16 and 32, whose pixels are also the queries (at 1,024
+px 21,504); 8 heads of 32 channels read 4 points a level around their own place. Points stay away from the lines on
+which the gradient of a bilinear sample jumps, where float32 and float64 may stand on different sides. The least work:
+every input read once and every result written once.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ def _workload(case: Case, plan: Plan) -> Workload:
 
 
 def _locations(shape: tuple[int, ...], levels: list[tuple[int, int]], generator: torch.Generator) -> Tensor:
-    """Points scattered about each query's own pixel, at about `_SPREAD_PX` pixels of the level that is read, float32 [1, Q, M, L, P, 2]."""
+    """Scatter points about each query's own pixel by `_SPREAD_PX` pixels of the level, float32 [1, Q, M, L, P, 2]."""
     centers = torch.cat([_centers(height, width) for height, width in levels])  # [Q, 2]
     sizes = torch.tensor([(width, height) for height, width in levels], dtype=torch.float64)[:, None]  # [L, 1, 2]
     offsets = _SPREAD_PX * torch.randn(shape, generator=generator, dtype=torch.float64)

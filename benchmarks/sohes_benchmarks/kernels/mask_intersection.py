@@ -1,7 +1,9 @@
-"""Pixels shared by all pairs of packed masks of one photograph: the loop on words, matrix products of pixels, and pycocotools' IoU.
+"""Pixels shared by all pairs of packed masks of one photograph: the loop on words, matrix products of pixels, and
+pycocotools' IoU.
 
-pycocotools starts from run-length strings, which are made before the clock starts, as the packed words are. The least work: each
-word is read once and the matrix written once; it has no floating-point operations. Whoever multiplies pixels needs 64 times the memory.
+pycocotools starts from run-length strings, which are made before the clock starts, as the packed words are. The least
+work: each word is read once and the matrix written once; it has no floating-point operations. Whoever multiplies pixels
+needs 64 times the memory.
 """
 
 from __future__ import annotations
@@ -77,7 +79,7 @@ def shared_pixels(words: Tensor) -> Tensor:
 
 
 def difference(result: NDArray[np.int64] | Tensor, truth: NDArray[np.int64]) -> str:
-    """How far a matrix of shared pixels is from the true one; an empty string if all are equal."""
+    """Describe the difference of two matrices of shared pixels; empty if equal."""
     found = result.cpu().numpy() if isinstance(result, torch.Tensor) else result
     if found.shape != truth.shape:
         return f"it returns shape {found.shape} and not {truth.shape}"

@@ -1,12 +1,15 @@
-"""Region merging on square grids of patches: the compiled loop, the kernel, the plain scan they must equal, and a lazy heap as a peer.
+"""Region merging on square grids of patches: the compiled loop, the kernel, the plain scan they must equal, and a lazy
+heap as a peer.
 
-    smooth      blurred noise of a fifth of the side and white noise of a third of its size: regions grow like those of a photograph
-    noisy       barely blurred noise and as much white noise: little merges before the last thresholds
-    background  one common feature and white noise: a single region swallows the others one by one and has thousands of neighbors
+    smooth      blurred noise of a fifth of the side and white noise of a third of its size: regions grow like those of
+    a photograph noisy       barely blurred noise and as much white noise: little merges before the last thresholds
+    background  one common feature and white noise: a single region swallows the others one by one and has thousands of
+    neighbors
 
-A time counts from the features [C, h, w] to the region maps. On a GPU a batch of images is merged in one launch; it repeats a few distinct
-ones, which the others merge one after the other, and times compare an image. Partitions, merges and their order must be equal, and
-cosines bit for bit. The least work: features read and maps written once, and the cosine of every edge that the grid begins with.
+A time counts from the features [C, h, w] to the region maps. On a GPU a batch of images is merged in one launch; it
+repeats a few distinct ones, which the others merge one after the other, and times compare an image. Partitions, merges
+and their order must be equal, and cosines bit for bit. The least work: features read and maps written once, and the
+cosine of every edge that the grid begins with.
 """
 
 from __future__ import annotations
@@ -135,7 +138,7 @@ def _triton_provider(images: list[Features], batch: int, edges: NDArray[np.int64
 
 
 def _difference(result: dict[str, Any], truth: dict[str, Any]) -> str:
-    """Which images' maps or merges differ from the plain scan's; an image of a batch is held against the distinct one that it repeats."""
+    """Name the images whose maps or merges differ from the plain scan's."""
     expected = truth["maps"]
     wrong = sum(not np.array_equal(maps, expected[k % len(expected)]) for k, maps in enumerate(result["maps"]))
     if wrong:
@@ -170,7 +173,7 @@ def _white_noise(rng: np.random.Generator, channels: int, side: int) -> Features
 
 
 def lazy_heap(features: Features) -> list[Maps]:
-    """What one writes first: `heapq` with entries that a merge makes outdated, and NumPy for the cosines.
+    """Plain implementation: `heapq` with outdated entries, and NumPy for the cosines.
 
     Args:
         features: float32 [C, h, w].

@@ -1,7 +1,9 @@
-"""Pixels shared by the masks of two sets of one image, given as runs: the look-ups, a matrix product of pixels, and pycocotools' IoU.
+"""Pixels shared by the masks of two sets of one image, given as runs: the look-ups, a matrix product of pixels, and
+pycocotools' IoU.
 
-The sizes are those of an evaluation: the predictions of an image against its annotations. pycocotools starts from run-length strings,
-which are made before the clock starts. The least work: every run is read once and the matrix written once.
+The sizes are those of an evaluation: the predictions of an image against its annotations. pycocotools starts from
+run-length strings, which are made before the clock starts. The least work: every run is read once and the matrix
+written once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which backend of each operation the network and its losses take, for the length of a measurement, and in which precision.
+"""Backends and precision of the network and its losses during a measurement.
 
-The package itself always takes the fastest that can run. To see what each is worth, the operations are replaced where the model and the
-losses look them up, in this process and inside of a block only.
+The package itself always takes the fastest that can run. To see what each is worth, the operations are replaced where
+the model and the losses look them up, in this process and inside of a block only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "PRECISIONS", "chosen_backends", "variant_name", "variant_obstacle"]
 
 DTYPES: dict[Device, str] = {"cpu": "float32", "cuda": "bfloat16"}
-"""What networks compute in on a device, ours and the peer's."""
+"""Precision of our network and the peer's by device."""
 
 PRECISIONS = {"float32": "fp32", "bfloat16": "bf16"}
 """The same as our settings call it."""

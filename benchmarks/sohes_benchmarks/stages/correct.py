@@ -1,7 +1,8 @@
-"""A whole optimizer step of phase 3, `sohes train --phase correct`, beside one of phase 2 on the same batch: what the teacher costs.
+"""A whole optimizer step of phase 3, `sohes train --phase correct`, beside one of phase 2 on the same batch: what the
+teacher costs.
 
-Checked first: from the same weights, the branch of the initial labels has the losses that the step of phase 2 has, and the teacher's
-branch has the same losses with the other branch and without it.
+Checked first: from the same weights, the branch of the initial labels has the losses that the step of phase 2 has, and
+the teacher's branch has the same losses with the other branch and without it.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ _BOUNDS = {"float32": 1e-5, "bfloat16": 0.02}  # relative
 _VARIANTS = {"sohes": (), "sohes, teacher's branch alone": ("branches.initial=[0,0]",)}
 _EASY = ("teacher.score_small=0.2", "teacher.score_large=0.2")
 _NOTE = (
-    "The reference is a step of phase 2 on the same images and labels, without a teacher. Random weights and random images with nested "
-    "ellipses; labels need a score of 0.2, so that the teacher has many to move into the student's view; the initial labels stand in "
+    "The reference is a step of phase 2 on the same images and labels, without a teacher. Random weights and "
+    "random images with nested "
+    "ellipses; labels need a score of 0.2, so that the teacher has many to move into the student's view; the "
+    "initial labels stand in "
     "where it has none. The weak view is the whole image, every other one mirrored."
 )
 
@@ -58,7 +61,7 @@ def _with_weak_views(batch: Batch) -> Batch:
 
 
 class _Learners:
-    """What takes the steps of a case; each is made when it is first asked for.
+    """Providers of the steps of a case, built on first use.
 
     Args:
         case: see `sohes_benchmarks.stages.train.step_case`.
@@ -92,14 +95,14 @@ class _Learners:
 
     @cached_property
     def truth(self) -> dict[str, float]:
-        """The losses of a first step: for the initial labels those of phase 2, for the teacher's those of a step with both branches."""
+        """Losses of a first step: with the initial labels alone, and with both branches."""
         return _losses(self.instruct_step()) | {
             name: value for name, value in self.first(()).items() if name.endswith("_teacher")
         }
 
     @cache  # noqa: B019 (they live as long as a case)
     def first(self, assignments: tuple[str, ...]) -> dict[str, float]:
-        """The losses of a first step with these settings, before which no other one must be taken."""
+        """Losses of a first step: with the initial labels alone, and with both branches."""
         return _losses(self.step(assignments))
 
 
@@ -129,7 +132,7 @@ def _workload(case: Case, plan: Plan) -> Workload:
 
 
 def _difference(found: dict[str, float], truth: dict[str, float], bound: float) -> str:
-    """How far the losses are from the truth."""
+    """Describe the deviation of losses from the reference."""
     far = [name for name, value in found.items() if not abs(value - truth[name]) <= bound * abs(truth[name])]
     return f"off by more than {bound:g}: {', '.join(far)}" if far else ""
 

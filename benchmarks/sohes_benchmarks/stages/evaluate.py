@@ -1,7 +1,8 @@
-"""`sohes evaluate` against pycocotools on the same files, from opening them to the last score; the scores must agree first.
+"""`sohes evaluate` against pycocotools on the same files, from opening them to the last score; the scores must agree
+first.
 
-The annotated set is made here: ellipses, and predictions that are annotations moved by a few pixels or chance ellipses, with scores
-that favor the better ones a little.
+The annotated set is made here: ellipses, and predictions that are annotations moved by a few pixels or chance ellipses,
+with scores that favor the better ones a little.
 """
 
 from __future__ import annotations
@@ -61,10 +62,10 @@ def _workload(case: Case, _plan: Plan) -> Workload:
 def sohes_scores(truth: Path, results: Path) -> Scores:
     """The scores by `sohes evaluate` in this process, over all images."""
     from sohes_cli.evaluation.session import evaluate_predictions
-    from sohes_cli.labels.sources import open_source
+    from sohes_cli.labels.sources import open_label_source
 
     scores: Scores = evaluate_predictions(
-        open_source(truth), results, workers=1, quiet=True
+        open_label_source(truth), results, workers=1, quiet=True
     ).evaluation.all_images.summary()
     return scores
 
@@ -121,7 +122,7 @@ def _fields(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
 def _predictions(
     rng: np.random.Generator, masks: NDArray[np.bool_], count: int
 ) -> tuple[NDArray[np.bool_], list[float]]:
-    """Some annotations a few pixels away and chance ellipses besides, bool [count, H, W], and a distinct score for each."""
+    """Shift some annotations by a few pixels and add random ellipses, bool [count, H, W], with distinct scores."""
     n_found = min(int(_FOUND_SHARE * count), len(masks))
     shifts = rng.integers(-_LARGEST_SHIFT, _LARGEST_SHIFT + 1, (n_found, 2))
     moved = [np.roll(mask, tuple(shift), (0, 1)) for mask, shift in zip(masks[:n_found], shifts, strict=True)]

@@ -1,7 +1,8 @@
-"""`sohes explore` on the sample photographs: time an image by step, beside a pool of Felzenszwalb segmentations of the same files.
+"""`sohes explore` on the sample photographs: time an image by step, beside a pool of Felzenszwalb segmentations of the
+same files.
 
-Checked first: two runs give the same record, every mask has pixels, and no part is larger than its whole. A ViT has random
-weights here, whose time is that of any weights.
+Checked first: two runs give the same record, every mask has pixels, and no part is larger than its whole. A ViT has
+random weights here, whose time is that of any weights.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SETTINGS = {
     "ViT-S/16": _VIT,
     "ViT-S/16, patches (the paper's steps)": [*_VIT, *_PATCHES, "reclustering.enabled=true"],
 }
-"""What is measured: settings of `sohes explore` by the name of the case."""
+"""Settings of `sohes explore` by case."""
 _QUICK = ("color-texture",)
 _WORKING_SIZE = 480
 _PHOTOGRAPHS, _QUICK_PHOTOGRAPHS = ("astronaut.jpg", "chelsea.jpg"), ("chelsea.jpg",)
@@ -48,7 +49,7 @@ class StageClock:
         self._runs.setdefault(name, []).append(seconds)
 
     def medians_ms(self) -> dict[str, float]:
-        """Milliseconds an image by step: the median of a photograph's runs, and of that the mean over the photographs."""
+        """Milliseconds per image by step: mean over the photographs of the median over their runs."""
         photographs = [runs[1:] or runs for runs in self._runs.values()]
         steps = list(dict.fromkeys(step for runs in photographs for seconds in runs for step in seconds))
         return {
@@ -122,7 +123,7 @@ def _workload(case: Case, plan: Plan) -> Workload:
 
 
 def _difference(runs: list[list[LabelRecord]]) -> str:
-    """What is wrong with the records of two runs; the peer's, of which there are none, are not judged."""
+    """Describe differences between the records of two runs; empty for the peer, which has none."""
     if runs and runs[0] != runs[1]:
         return "a second run gives other labels"
     for record in runs[0] if runs else []:

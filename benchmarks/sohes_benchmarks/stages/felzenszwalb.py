@@ -1,4 +1,6 @@
-"""The peer of self-exploration: a pool of Felzenszwalb segmentations at eight scales, which is what one can have without any learning."""
+"""The peer of self-exploration: a pool of Felzenszwalb segmentations at eight scales, which is what one can have
+without any learning.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The peer of training and of segmentation: the Mask2Former of `transformers` with a backbone of ours, equal in width and depth.
+"""The peer of training and of segmentation: the Mask2Former of `transformers` with a backbone of ours, equal in width
+and depth.
 
-Its pixel decoder, query decoder, matcher, losses and post-processing are those of the library, unchanged; the backbone is ours, so what
-differs is what comes after it. It has no ancestor head. With our decoders' weights it says what our network says, which is how it is
-checked.
+Its pixel decoder, query decoder, matcher, losses and post-processing are those of the library, unchanged; the backbone
+is ours, so what differs is what comes after it. It has no ancestor head. With our decoders' weights it says what our
+network says, which is how it is checked.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def build_mask2former(model: EntityModel, loss: LossConfig) -> Any:
 
 
 def _settings(sizes: ModelConfig, loss: LossConfig) -> Any:
-    """The library's settings of decoders and losses like ours, with the smallest backbone that it can have, which is replaced."""
+    """Configure the library's decoders and losses like ours, with its smallest backbone, which is replaced."""
     library = import_module("transformers")
     stages = [f"stage{i}" for i in range(1, 5)]
     return library.Mask2FormerConfig(
@@ -169,7 +170,8 @@ class Mask2FormerLearner:
 
 
 class Mask2FormerSegmenter:
-    """The peer of `sohes_cli.inference.segmenter.Segmenter`: the library's processor, network and instance post-processing.
+    """The peer of `sohes_cli.inference.segmenter.Segmenter`: the library's processor, network and instance
+    post-processing.
 
     Args:
         model: ours, whose backbone is taken and whose decoders are copied; already on the device.

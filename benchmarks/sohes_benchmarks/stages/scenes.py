@@ -1,4 +1,6 @@
-"""Batches as training sees them, made up: nested ellipses in colors on noise, with the forest that they form as labels."""
+"""Batches as training sees them, made up: nested ellipses in colors on noise, with the forest that they form as
+labels.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scripts of a stage share: the options of a run, the table for people, the file and the picture."""
+"""Shared parts of stage scripts: options, table, JSON file and picture."""
 
 from __future__ import annotations
 
@@ -72,12 +72,13 @@ def run_stage(benchmark: Benchmark, arguments: argparse.Namespace, cases: Sequen
 
 
 def print_table(results: Results) -> None:
-    """Images a second, seconds an image with their 20th and 80th percentile, ratio and memory of each provider, and the notes."""
+    """Print throughput, latency percentiles, ratio and memory of each provider, and the notes."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(
-        title=f"{results.conditions['device']}, {results.conditions['threads']} thread(s), commit {results.conditions['commit']}"
+        title=f"{results.conditions['device']}, {results.conditions['threads']} thread(s), commit "
+        f"{results.conditions['commit']}"
     )
     for column in ("case", "dtype", "provider"):
         table.add_column(column)

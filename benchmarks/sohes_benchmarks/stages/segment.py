@@ -1,8 +1,9 @@
-"""`Segmenter` on a photograph, from pixels to masks and their forest, beside the processor, network and post-processing of transformers.
+"""`Segmenter` on a photograph, from pixels to masks and their forest, beside the processor, network and post-processing
+of transformers.
 
-Weights are random, so which masks come out means nothing, but the work on them does: the threshold of the scores is such that a hundred
-pass, as of a trained model, and only equal ones are dropped, for untrained queries are alike. Checked first: masks are those of plain
-operations.
+Weights are random, so which masks come out means nothing, but the work on them does: the threshold of the scores is
+such that a hundred pass, as of a trained model, and only equal ones are dropped, for untrained queries are alike.
+Checked first: masks are those of plain operations.
 """
 
 from __future__ import annotations
@@ -47,9 +48,12 @@ _REFERENCES: dict[Device, dict[str, str]] = {
     "cuda": {"deformable_attention": "reference", "attention": "torch"},
 }
 _NOTE = (
-    "Untrained weights; the least score is such that about as many masks pass as `masks` says, and near-duplicates are kept (nms_iou = 1). "
-    "Loading is not counted. transformers' Mask2Former has our backbone (the ViT with its adapter), decoders equal to ours in width, depth "
-    "and queries with the same weights, and its own processor and instance post-processing with one map a mask; it makes no forest."
+    "Untrained weights; the least score is such that about as many masks pass as `masks` says, and "
+    "near-duplicates are kept (nms_iou = 1). "
+    "Loading is not counted. transformers' Mask2Former has our backbone (the ViT with its adapter), decoders "
+    "equal to ours in width, depth "
+    "and queries with the same weights, and its own processor and instance post-processing with one map a "
+    "mask; it makes no forest."
 )
 
 
@@ -93,7 +97,8 @@ def _cases(plan: Plan) -> list[Case]:
 
 
 class _Segmenters:
-    """What segments the photograph of a case; each is made when it is first asked for, with a threshold of its own for the number of masks.
+    """Segmenters of a case, built on first use, each with its own threshold for
+    the number of masks.
 
     Args:
         case: see `segment_case`.
@@ -151,7 +156,7 @@ class _Segmenters:
         )  # one program rounds scores to 6 digits
 
     def segment(self, backends: Mapping[str, str]) -> Prediction:
-        """What ours finds with these backends."""
+        """Segment with these backends."""
         with chosen_backends(backends):
             return self.ours(self.photograph)
 

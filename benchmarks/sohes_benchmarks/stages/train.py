@@ -1,7 +1,9 @@
-"""A whole optimizer step of `sohes train`: forward, matching, losses, backward, clipping and AdamW, beside that of Mask2Former.
+"""A whole optimizer step of `sohes train`: forward, matching, losses, backward, clipping and AdamW, beside that of
+Mask2Former.
 
-Our step is also taken with one fast operation at a time replaced by its plain form. Checked first: the losses of the first step from the
-same weights, and for ours the norm of the gradient, are those of a step in which all operations are plain.
+Our step is also taken with one fast operation at a time replaced by its plain form. Checked first: the losses of the
+first step from the same weights, and for ours the norm of the gradient, are those of a step in which all operations are
+plain.
 """
 
 from __future__ import annotations
@@ -43,9 +45,12 @@ _REPLACED = {
     "cuda": {"deformable_attention": "reference", "ancestor_loss": "reference", "attention": "torch"},
 }
 _NOTE = (
-    "Random images with nested ellipses as labels, no stochastic depth. transformers' Mask2Former has our backbone (the ViT with its "
-    "adapter) and decoders equal to ours in width, depth, queries and points, so what differs is the decoders, the matching and the "
-    "losses; it has no ancestor head and no ancestor loss. Its labels lie on the device as float32 beforehand, ours are copied there as "
+    "Random images with nested ellipses as labels, no stochastic depth. transformers' Mask2Former has our "
+    "backbone (the ViT with its "
+    "adapter) and decoders equal to ours in width, depth, queries and points, so what differs is the decoders, "
+    "the matching and the "
+    "losses; it has no ancestor head and no ancestor loss. Its labels lie on the device as float32 beforehand, "
+    "ours are copied there as "
     "bits in each step."
 )
 
@@ -101,7 +106,7 @@ def step_config(preset: str, dtype: str) -> TrainConfig:
 
 
 class _Learners:
-    """What takes the steps of a case; each is made when it is first asked for.
+    """Providers of the steps of a case, built on first use.
 
     Args:
         case: see `step_case`.
