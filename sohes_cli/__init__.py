@@ -17,17 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "SegmentConfig", "Segmenter", "__version__"]
 
-_PLACES = {
-    "Prediction": "inference.prediction",
-    "SegmentConfig": "inference.config",
-    "Segmenter": "inference.segmenter",
-}
+_MODULES = {"Prediction": "prediction", "SegmentConfig": "config", "Segmenter": "segmenter"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for only then: PyTorch takes seconds, and `sohes --help` needs none of it."""
-    if name not in _PLACES:
+    """Import a public name on first use: PyTorch takes seconds, and `sohes --help` needs none of it."""
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(import_module(f"{__name__}.inference.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""`python -m sohes_cli`, the form that `accelerate launch -m` needs."""
+"""`python -m sohes_cli`, as `accelerate launch -m` needs it."""
 
 from sohes_cli.cli import main
 

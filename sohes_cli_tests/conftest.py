@@ -91,7 +91,9 @@ def reference(reference_folder: Path, labels_of: Callable[[Path], Labels]) -> La
 
 @pytest.fixture
 def out(photos: Path, request: pytest.FixtureRequest) -> Path:
-    """A label folder of this test's own, as far from the photographs as the reference, because the manifest holds the way to them."""
+    """A label folder of this test's own, as far from the photographs as the reference, because the manifest holds the
+    way to them.
+    """
     return photos.parent / f"labels-{abs(hash(request.node.nodeid))}"
 
 
@@ -153,8 +155,8 @@ def one_thread() -> Iterator[None]:
 def launch(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Callable[..., Result]:
     """Run `sohes ...` in two processes on the CPU through `accelerate launch`.
 
-    There `--cpu --num_processes 2` starts a single process unless MPI is there to start more; `--multi_gpu`, in spite of its name,
-    starts as many as it is told through torchrun's agent.
+    There `--cpu --num_processes 2` starts a single process unless MPI is there to start more; `--multi_gpu`, in spite
+    of its name, starts as many as it is told through torchrun's agent.
     """
 
     def run(*arguments: object) -> Result:
@@ -164,6 +166,15 @@ def launch(start: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> Calla
         return Result(process.returncode, printed, errors)
 
     return run
+
+
+SLOWEST_FIRST = ("test_onnx_export.py", "test_readme.py", "test_correction.py", "test_train_session.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first, so that no process is left with one of them at the end."""
+    rank = {name: number for number, name in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 
 
 def pytest_configure() -> None:

@@ -1,4 +1,6 @@
-"""What the tests of `sohes segment` share: outputs made by hand, a network of the smallest size, and a package that has one or none."""
+"""What the tests of `sohes segment` share: outputs made by hand, a network of the smallest size, and a package that has
+one or none.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ def ship_model(monkeypatch: pytest.MonkeyPatch, source: Path, folder: Path) -> P
 
 
 def output_of(logits: NDArray[np.float32], entity: list[float]) -> Output:
-    """The output whose last stage has these mask logits [Q, h, w] and entity probabilities; the stage before says the opposite."""
+    """The output whose last stage has these mask logits [Q, h, w] and entity probabilities; the stage before says the
+    opposite.
+    """
     masks = torch.from_numpy(np.ascontiguousarray(logits, np.float32))
     eye = torch.eye(len(masks))[None]
     found = torch.tensor(entity).clamp(1e-6, 1 - 1e-6)

@@ -15,10 +15,10 @@ ROOT = Path(sohes_cli.__file__).parent
 ALLOWED = {  # from the ground up: a room imports only from rooms above it in this table, so nothing runs in a circle
     "errors": "",
     "version": "",
-    "samples": "errors",
     "settings": "errors",
     "structures": "errors",
     "runs": "errors",
+    "samples": "errors runs",
     "images": "errors",
     "masks": "structures",
     "vit": "errors runs",
@@ -35,8 +35,9 @@ ALLOWED = {  # from the ground up: a room imports only from rooms above it in th
     "export": "errors runs vit model",
     "pipeline": "errors settings runs images labels explore evaluation model data inference training",
     "__init__": "version inference",
-    "commands": "errors structures runs samples labels explore evaluation view model inference training pretrain convert export "
-    "pipeline",
+    "commands": "errors structures runs images samples labels explore evaluation view model inference training "
+    "pretrain "
+    "convert export pipeline",
     "cli": "errors version runs commands",
     "__main__": "cli",
 }
@@ -80,6 +81,32 @@ def test_rooms_import_only_what_the_table_allows():
 def test_the_table_names_no_import_that_no_file_makes():
     stale = {(room, other) for room, others in ALLOWED.items() for other in others.split()} - set(edges())
     assert not stale
+
+
+HOMONYMS = {  # one class a command for the settings of each group, named as the group
+    *("LossConfig", "ModelConfig", "OptimizerConfig", "RunConfig", "ViewsConfig")
+}
+
+
+def public_definitions(path: Path) -> set[str]:
+    """The classes and functions of a file that its `__all__` names."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    exported: set[str] = set()
+    for node in body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "__all__" for target in node.targets):
+            exported = set(ast.literal_eval(node.value))
+    defined = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in body if isinstance(node, defined)} & exported
+
+
+def test_a_public_name_is_defined_in_one_module_only():
+    places: dict[str, list[str]] = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        for name in public_definitions(path):
+            places.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    several = {name: files for name, files in places.items() if len(files) > 1}
+    assert {name: files for name, files in several.items() if name not in HOMONYMS} == {}
+    assert several.keys() == HOMONYMS
 
 
 def test_the_table_runs_downward():

@@ -1,4 +1,6 @@
-"""Hold a kernel's results against the truth within the bounds of `sohes_kernels.tolerances`, the only place that holds such numbers."""
+"""Hold a kernel's results against the truth within the bounds of `sohes_kernels.tolerances`, the only place that holds
+such numbers.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ __all__ = ["RELATIVE_RMS", "assert_near", "relative_rms"]
 
 
 def assert_near(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    """Hold each named result against the truth of the same name, within the bound of the inputs' `dtype`; NaN is never near.
+    """Hold each named result against the truth of the same name, within the bound of the inputs' `dtype`; NaN is never
+    near.
 
     Raises:
         AssertionError: if names or shapes differ or a result is too far off; names the worst of them with its distance.

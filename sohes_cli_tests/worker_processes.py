@@ -1,4 +1,6 @@
-"""What the tests of interrupted commands share: the worker processes of a command, and how long to wait for anything."""
+"""What the tests of interrupted commands share: the worker processes of a command, and how long to wait for
+anything.
+"""
 
 from __future__ import annotations
 
